@@ -1,0 +1,22 @@
+"""An in-process event bus for Python agents, with its core in C.
+
+The agent loop is the host, handlers are guests: it emits events, and a handler that crashes, hangs
+or lags never reaches it.
+
+    from agent_event_bus import EventBus
+
+    bus = EventBus()
+
+    @bus.on("model_responded")
+    def track_cost(event):
+        ...
+
+    bus.emit("model_responded", {"response": "hello"})
+"""
+
+from agent_event_bus._bus import EventBus
+from agent_event_bus._core import Event, Subscription
+
+__all__ = ["Event", "EventBus", "Subscription", "__version__"]
+
+__version__ = "0.1.0"

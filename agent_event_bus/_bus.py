@@ -1,0 +1,135 @@
+"""EventBus: the native core, and what needs a coroutine of its own to be written down.
+
+asyncio is imported where it is used, so that importing the package stays cheap for programs that
+only emit synchronously.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent_event_bus import _core
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from agent_event_bus._core import HandlerTask
+    from typing_extensions import Self
+
+__all__ = ["EventBus"]
+
+
+class EventBus(_core.EventBus):
+    """An event bus: handlers subscribe to event names, ``emit`` and ``emit_async`` deliver to them.
+
+    Args:
+        name: A name for ``repr`` and logs.
+        logger: Where failures of handlers are reported; default ``logging.getLogger("agent_event_bus")``.
+        on_error: Called as ``on_error(event_name, handler, exception)`` after a failure was logged.
+            What it raises itself goes to ``sys.unraisablehook``.
+        loop: The event loop for async handlers of ``emit`` calls made in threads that run none; see
+            ``bind_loop``.
+
+    Raises:
+        TypeError: An argument is of the wrong type, or ``on_error`` is a coroutine function.
+    """
+
+    __slots__ = ()
+
+    async def drain(self, timeout: float | None = None) -> list[str]:
+        """Wait until everything that ``emit`` scheduled is over, also what its handlers scheduled.
+
+        Called inside a handler that is itself pending, it does not wait for that handler.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Returns:
+            What is still unfinished, each as ``"event -> handler qualname"``; empty when nothing is.
+
+        Raises:
+            TypeError: ``timeout`` is no number.
+        """
+        import asyncio
+
+        if timeout is not None and not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        loop = asyncio.get_running_loop()
+        idle = loop.create_future()
+
+        def wake() -> None:
+            if not idle.done():
+                idle.set_result(None)
+
+        def on_idle() -> None:
+            # Called in whichever thread finished the last one; this loop may be gone by then.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake)
+
+        self._close_stranded()
+        own = self._own_delivery()
+        if own is not None:
+            self._park(own, True)
+        try:
+            self._when_idle(on_idle)
+            await asyncio.wait([idle], timeout=timeout)
+        finally:
+            self._forget_idle(on_idle)
+            if own is not None:
+                self._park(own, False)
+        if idle.done():
+            return []
+        return [
+            f"{delivery.event_name} -> {delivery.__qualname__}"
+            for delivery in self._pending()
+            if delivery is not own
+        ]
+
+    async def aclose(self) -> None:
+        """Close the bus: cancel what ``emit`` has scheduled, wait for it, and deliver nothing more.
+
+        Later events are dropped with one warning; subscribing raises ``RuntimeError``. Closing twice
+        does nothing. Called inside a pending handler, it neither cancels that handler nor waits for
+        it.
+        """
+        self._close()
+        own = self._own_delivery()
+        for delivery in self._pending():
+            if delivery is not own:
+                delivery.cancel()
+        await self.drain()
+
+    async def __aenter__(self) -> Self:
+        """Return the bus."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain, then close, also when the body raised."""
+        try:
+            await self.drain()
+        finally:
+            await self.aclose()
+
+    def _own_delivery(self) -> HandlerTask | None:
+        """Return the pending delivery whose handler this code runs in, directly or by awaiting."""
+        import asyncio
+
+        pending = self._pending()
+        task = asyncio.current_task()
+        delivery = getattr(task, "get_coro", lambda: None)()
+        while isinstance(delivery, _core.HandlerTask):
+            if delivery in pending:
+                return delivery
+            delivery = delivery.parent
+        return None
+
+    def _close_stranded(self) -> None:
+        """End the deliveries whose loop was closed: nothing will ever run them again."""
+        for delivery in self._pending():
+            if delivery.loop.is_closed():
+                delivery.close()

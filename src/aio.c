@@ -1,0 +1,159 @@
+/* asyncio as the core sees it: running loops, tasks, futures.
+ *
+ * Everything goes through the functions that asyncio documents for those who write loops and tasks,
+ * so uvloop and other loops work as well as the standard one.
+ */
+#include "aio.h"
+
+static int
+import_attribute(const char *module_name, const char *name, PyObject **slot)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    if (module == NULL) {
+        return -1;
+    }
+    PyObject *found = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    if (found == NULL) {
+        return -1;
+    }
+    Py_XSETREF(*slot, found);
+    return 0;
+}
+
+int
+aeb_aio_load(aeb_state *state)
+{
+    /* Filled last, so its presence says that all the others are there. */
+    if (AEB_LIKELY(state->get_running_loop != NULL)) {
+        return 0;
+    }
+    if (import_attribute("asyncio", "CancelledError", &state->cancelled_error) < 0 ||
+        import_attribute("asyncio", "Task", &state->task_class) < 0 ||
+        import_attribute("asyncio", "current_task", &state->current_task) < 0 ||
+        import_attribute("asyncio.tasks", "_enter_task", &state->enter_task) < 0 ||
+        import_attribute("asyncio.tasks", "_leave_task", &state->leave_task) < 0 ||
+        import_attribute("asyncio", "_get_running_loop", &state->get_running_loop) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+/* Moves a result into *slot, NULL for None. */
+static int
+store_unless_none(PyObject *result_steal, PyObject **slot)
+{
+    if (result_steal == NULL) {
+        return -1;
+    }
+    if (result_steal == Py_None) {
+        Py_DECREF(result_steal);
+        return 0;
+    }
+    *slot = result_steal;
+    return 0;
+}
+
+int
+aeb_aio_running_loop(aeb_state *state, PyObject **loop)
+{
+    *loop = NULL;
+    if (aeb_aio_load(state) < 0) {
+        return -1;
+    }
+    return store_unless_none(PyObject_CallNoArgs(state->get_running_loop), loop);
+}
+
+int
+aeb_aio_current_task(aeb_state *state, PyObject *loop, PyObject **task)
+{
+    *task = NULL;
+    return store_unless_none(PyObject_CallOneArg(state->current_task, loop), task);
+}
+
+/* The loop's task factory; NULL without an exception when it uses asyncio.Task. */
+static int
+task_factory(aeb_state *state, PyObject *loop, PyObject **factory)
+{
+    *factory = NULL;
+    PyObject *found = PyObject_CallMethodNoArgs(loop, state->str_get_task_factory);
+    if (found == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear(); /* a loop of another make: its create_task is its factory */
+        *factory = Py_NewRef(loop);
+        return 0;
+    }
+    return store_unless_none(found, factory);
+}
+
+static PyObject *
+new_task_by_factory(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name)
+{
+    /* Without keywords: create_task hands them on to the factory, and not every factory takes them. */
+    PyObject *task = PyObject_CallMethodOneArg(loop, state->str_create_task, coro);
+    if (task == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_CallMethodOneArg(task, state->str_set_name, name);
+    if (result == NULL) {
+        PyErr_Clear(); /* a factory may return any future: a name is a courtesy */
+    }
+    Py_XDECREF(result);
+    return task;
+}
+
+PyObject *
+aeb_aio_new_task(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name,
+                 PyObject *context, aeb_task_start start, bool *own_factory)
+{
+    PyObject *factory;
+    if (task_factory(state, loop, &factory) < 0) {
+        return NULL;
+    }
+    *own_factory = factory != NULL;
+    if (factory != NULL) {
+        Py_DECREF(factory);
+        return new_task_by_factory(state, loop, coro, name);
+    }
+    PyObject *args[] = {coro, loop, name, Py_True};
+    PyObject *kwnames = state->task_kwnames;
+    if (context != NULL) {
+        args[3] = context;
+        kwnames = state->context_task_kwnames;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    else if (start == AEB_TASK_EAGER) {
+        kwnames = state->eager_task_kwnames;
+    }
+#else
+    (void)start;
+#endif
+    return PyObject_Vectorcall(state->task_class, args, 1, kwnames);
+}
+
+PyObject *
+aeb_aio_new_waiter(aeb_state *state, PyObject *loop)
+{
+    PyObject *waiter = PyObject_CallMethodNoArgs(loop, state->str_create_future);
+    if (waiter != NULL &&
+        PyObject_SetAttr(waiter, state->str_asyncio_future_blocking, Py_True) < 0) {
+        Py_CLEAR(waiter);
+    }
+    return waiter;
+}
+
+int
+aeb_aio_wake(aeb_state *state, PyObject *waiter)
+{
+    PyObject *done = PyObject_CallMethodNoArgs(waiter, state->str_done);
+    if (done == NULL) {
+        return -1;
+    }
+    int is_done = PyObject_IsTrue(done);
+    Py_DECREF(done);
+    if (is_done != 0) {
+        return is_done < 0 ? -1 : 0;
+    }
+    PyObject *result = PyObject_CallMethodOneArg(waiter, state->str_set_result, Py_None);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}

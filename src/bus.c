@@ -1,0 +1,508 @@
+/* EventBus: argument parsing, decorators, GC.  Everything else is delegated. */
+#include "bus.h"
+
+#include "dispatch.h"
+#include "emission.h"
+#include "handler_task.h"
+#include "registry.h"
+#include "report.h"
+#include "schedule.h"
+#include "subscribe.h"
+
+/* ---- subscribing ----------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(
+    bus_on_doc,
+    "on($self, key, handler=None, /, *, priority=0, once=False, envelope=False)\n--\n\n"
+    "Subscribe a handler to an event name, or to every event with \"*\".\n\n"
+    "Return the handler unchanged, or a decorator when no handler is given. The handler is\n"
+    "called with the payload, under \"*\" with (event_name, payload), and with an Event when\n"
+    "envelope is true. Lower priority runs first, equal ones in order of registration; once\n"
+    "ends the subscription at its first delivery.\n\n"
+    "Raises ValueError or TypeError for a bad key, TypeError for a handler that is not\n"
+    "callable or is a generator function, RuntimeError when the bus is closed.");
+
+static PyObject *
+bus_on(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return aeb_on_or_once(self, "on", args, nargs, kwnames, false);
+}
+
+PyDoc_STRVAR(bus_once_doc,
+             "once($self, key, handler=None, /, *, priority=0, envelope=False)\n--\n\n"
+             "Subscribe a handler to its next event only: on() with once=True.");
+
+static PyObject *
+bus_once(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return aeb_on_or_once(self, "once", args, nargs, kwnames, true);
+}
+
+PyDoc_STRVAR(
+    bus_subscribe_doc,
+    "subscribe($self, key_or_keys, handler, /, *, priority=0, once=False, envelope=False)\n"
+    "--\n\n"
+    "Subscribe a handler to a key or to each of a list of keys; return the Subscription.\n\n"
+    "An event that matches several of its keys is delivered once. Raises as on() does, and\n"
+    "ValueError for an empty list.");
+
+static PyObject *
+bus_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return aeb_subscribe(self, args, nargs, kwnames);
+}
+
+PyDoc_STRVAR(
+    bus_off_doc,
+    "off($self, /, key=None, handler=None)\n--\n\n"
+    "End the subscriptions of a handler, of a key, or of a handler to a key; return how many.\n\n"
+    "A subscription with several keys ends whole. Handlers are compared by identity, bound\n"
+    "methods by their object and function. Raises TypeError when both are None.");
+
+static PyObject *
+bus_off(aeb_bus *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"key", "handler", NULL};
+    PyObject *key = Py_None, *handler = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:off", keywords, &key, &handler)) {
+        return NULL;
+    }
+    if (key == Py_None && handler == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "off() needs a key, a handler or both");
+        return NULL;
+    }
+    return aeb_unsubscribe(self, key == Py_None ? NULL : key, handler == Py_None ? NULL : handler);
+}
+
+PyDoc_STRVAR(bus_clear_doc,
+             "clear($self, /, key=None)\n--\n\n"
+             "End every subscription, or every one that has this key; return how many.");
+
+static PyObject *
+bus_clear(aeb_bus *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"key", NULL};
+    PyObject *key = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:clear", keywords, &key)) {
+        return NULL;
+    }
+    return aeb_unsubscribe(self, key == Py_None ? NULL : key, NULL);
+}
+
+PyDoc_STRVAR(bus_handlers_doc,
+             "handlers($self, name, /)\n--\n\n"
+             "Return the subscriptions that an event of this name reaches, in the order they run:\n"
+             "sync handlers, then async ones. Raises ValueError or TypeError for what is no event\n"
+             "name.");
+
+static PyObject *
+bus_handlers(aeb_bus *self, PyObject *name)
+{
+    PyObject *exact;
+    aeb_plan *plan = aeb_registry_plan(self, name, &exact);
+    if (plan == NULL) {
+        return NULL;
+    }
+    Py_DECREF(exact);
+    PyObject *result = NULL, *active = PyList_New(0);
+    for (Py_ssize_t i = 0; active != NULL && i < plan->n_entries; i++) {
+        aeb_subscription *sub = plan->entries[i].sub;
+        if (sub->bus != NULL && PyList_Append(active, (PyObject *)sub) < 0) {
+            Py_CLEAR(active);
+        }
+    }
+    if (active != NULL) {
+        result = PyList_AsTuple(active);
+        Py_DECREF(active);
+    }
+    Py_DECREF(plan);
+    return result;
+}
+
+PyDoc_STRVAR(
+    bus_has_handlers_doc,
+    "has_handlers($self, name, /)\n--\n\n"
+    "Whether an event of this name reaches any handler: a guard for payloads that are costly\n"
+    "to build. Raises as handlers() does.");
+
+static PyObject *
+bus_has_handlers(aeb_bus *self, PyObject *name)
+{
+    PyObject *exact;
+    aeb_plan *plan = aeb_registry_plan(self, name, &exact);
+    if (plan == NULL) {
+        return NULL;
+    }
+    bool result = plan->n_entries > 0;
+    Py_DECREF(exact);
+    Py_DECREF(plan);
+    return PyBool_FromLong(result);
+}
+
+/* ---- emitting -------------------------------------------------------------------------------- */
+
+/* Runs a plan that has handlers: the number called or started, or -1. */
+static Py_ssize_t
+emit_plan(aeb_bus *self, aeb_plan *plan, aeb_occasion *occasion)
+{
+    int nested = aeb_dispatch_enter(self->state);
+    if (nested < 0) {
+        return -1;
+    }
+    PyObject *late = NULL;
+    Py_ssize_t count = aeb_dispatch_sync(self, plan, occasion, nested, &late);
+    if (AEB_UNLIKELY(late != NULL || plan->n_sync < plan->n_entries)) {
+        if (count < 0) {
+            aeb_close_late(self->state, late, 0);
+        }
+        else {
+            Py_ssize_t started = aeb_schedule(self, plan, occasion, late, nested);
+            count = started < 0 ? -1 : count + started;
+        }
+        Py_XDECREF(late);
+    }
+    aeb_dispatch_leave(self->state, nested);
+    Py_XDECREF(occasion->event);
+    return count;
+}
+
+PyDoc_STRVAR(
+    bus_emit_doc,
+    "emit($self, name, payload=None, /)\n--\n\n"
+    "Deliver an event; return how many handlers were called or started, failing ones included.\n\n"
+    "Sync handlers run inline, in order. Async ones become tasks of the loop running in this\n"
+    "thread, else of the bound loop, else run to completion here. No Exception of a handler\n"
+    "leaves this call: each is logged. Raises ValueError or TypeError for a bad name.");
+
+static PyObject *
+bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (AEB_UNLIKELY(nargs < 1 || nargs > 2)) {
+        PyErr_Format(PyExc_TypeError,
+                     "emit() takes a name and at most one payload (%zd arguments given)", nargs);
+        return NULL;
+    }
+    if (AEB_UNLIKELY(self->closed)) {
+        return aeb_report_closed(self, args[0]) < 0 ? NULL : PyLong_FromLong(0);
+    }
+    PyObject *name;
+    aeb_plan *plan = aeb_registry_plan(self, args[0], &name);
+    if (AEB_UNLIKELY(plan == NULL)) {
+        return NULL;
+    }
+    Py_ssize_t count = 0;
+    uint64_t seq = ++self->seq;
+    if (plan->n_entries > 0) {
+        aeb_occasion occasion = {
+            .name = name,
+            .payload = nargs > 1 ? args[1] : Py_None,
+            .seq = seq,
+        };
+        count = emit_plan(self, plan, &occasion);
+    }
+    Py_DECREF(name);
+    Py_DECREF(plan);
+    return AEB_UNLIKELY(count < 0) ? NULL : PyLong_FromSsize_t(count);
+}
+
+PyDoc_STRVAR(
+    bus_emit_async_doc,
+    "emit_async($self, name, payload=None, /)\n--\n\n"
+    "Return a coroutine object that delivers an event when it is awaited.\n\n"
+    "It runs every sync handler inline, in order, then all async ones concurrently, each in a\n"
+    "task and a context of its own, and returns how many handlers were called once all have\n"
+    "settled. Cancelling it cancels and awaits the unfinished ones. A bad name raises\n"
+    "ValueError or TypeError when it is awaited.");
+
+static PyObject *
+bus_emit_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "emit_async() takes a name and at most one payload (%zd arguments given)",
+                     nargs);
+        return NULL;
+    }
+    return aeb_emission_new(self, args[0], nargs > 1 ? args[1] : Py_None);
+}
+
+PyDoc_STRVAR(
+    bus_bind_loop_doc,
+    "bind_loop($self, loop, /)\n--\n\n"
+    "Set the event loop that runs async handlers of emit() calls made in threads without a\n"
+    "running one; None unbinds. Raises TypeError for what is no event loop.");
+
+static int
+set_loop(aeb_bus *self, PyObject *loop)
+{
+    if (loop == Py_None) {
+        Py_CLEAR(self->loop);
+        return 0;
+    }
+    PyObject *method = PyObject_GetAttr(loop, self->state->str_call_soon_threadsafe);
+    if (method == NULL || !PyCallable_Check(method)) {
+        Py_XDECREF(method);
+        PyErr_Format(PyExc_TypeError, "loop must be an event loop or None, not %.200s",
+                     Py_TYPE(loop)->tp_name);
+        return -1;
+    }
+    Py_DECREF(method);
+    Py_XSETREF(self->loop, Py_NewRef(loop));
+    return 0;
+}
+
+static PyObject *
+bus_bind_loop(aeb_bus *self, PyObject *loop)
+{
+    if (set_loop(self, loop) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- what agent_event_bus._bus builds drain and aclose from ----------------------------------- */
+
+static PyObject *
+bus_pending(aeb_bus *self, PyObject *Py_UNUSED(ignored))
+{
+    return aeb_schedule_pending(self);
+}
+
+static PyObject *
+bus_when_idle(aeb_bus *self, PyObject *callback)
+{
+    if (aeb_schedule_when_idle(self, callback) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+bus_forget_idle(aeb_bus *self, PyObject *callback)
+{
+    aeb_schedule_forget_callback(self, callback);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+bus_park(aeb_bus *self, PyObject *args)
+{
+    PyObject *delivery;
+    int parked;
+    if (!PyArg_ParseTuple(args, "Op:_park", &delivery, &parked) ||
+        aeb_schedule_park(self, delivery, parked) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+bus_close(aeb_bus *self, PyObject *Py_UNUSED(ignored))
+{
+    self->closed = true;
+    Py_RETURN_NONE;
+}
+
+/* ---- the object ------------------------------------------------------------------------------ */
+
+static PyObject *
+bus_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    aeb_state *state = aeb_state_of_type(type);
+    if (state == NULL) {
+        return NULL;
+    }
+    aeb_bus *self = (aeb_bus *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->state = state;
+    self->name = Py_NewRef(Py_None);
+    if (aeb_registry_init(self) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static int
+check_logger(aeb_state *state, PyObject *logger)
+{
+    PyObject *methods[] = {state->str_error, state->str_warning};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(methods); i++) {
+        PyObject *method = PyObject_GetAttr(logger, methods[i]);
+        if (method == NULL || !PyCallable_Check(method)) {
+            Py_XDECREF(method);
+            PyErr_Format(PyExc_TypeError,
+                         "logger must have the methods of logging.Logger, %.200s has no %U",
+                         Py_TYPE(logger)->tp_name, methods[i]);
+            return -1;
+        }
+        Py_DECREF(method);
+    }
+    return 0;
+}
+
+static int
+check_on_error(PyObject *on_error)
+{
+    if (!PyCallable_Check(on_error)) {
+        PyErr_Format(PyExc_TypeError, "on_error must be callable or None, not %.200s",
+                     Py_TYPE(on_error)->tp_name);
+        return -1;
+    }
+    int is_async = aeb_is_coroutine_function(on_error);
+    if (is_async > 0) {
+        PyErr_SetString(PyExc_TypeError,
+                        "on_error must not be a coroutine function: nobody would await it");
+    }
+    return is_async != 0 ? -1 : 0;
+}
+
+static int
+bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"name", "logger", "on_error", "loop", NULL};
+    PyObject *name = Py_None, *logger = Py_None, *on_error = Py_None, *loop = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOO:EventBus", keywords, &name, &logger,
+                                     &on_error, &loop)) {
+        return -1;
+    }
+    if (name != Py_None && !PyUnicode_Check(name)) {
+        PyErr_Format(PyExc_TypeError, "name must be a str or None, not %.200s",
+                     Py_TYPE(name)->tp_name);
+        return -1;
+    }
+    if ((logger != Py_None && check_logger(self->state, logger) < 0) ||
+        (on_error != Py_None && check_on_error(on_error) < 0) || set_loop(self, loop) < 0) {
+        return -1;
+    }
+    Py_XSETREF(self->name, Py_NewRef(name));
+    Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
+    Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
+    return 0;
+}
+
+static int
+bus_traverse(aeb_bus *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    int result = aeb_registry_traverse(self, visit, arg);
+    result = result != 0 ? result : aeb_report_traverse(self, visit, arg);
+    return result != 0 ? result : aeb_schedule_traverse(self, visit, arg);
+}
+
+static int
+bus_tp_clear(aeb_bus *self)
+{
+    aeb_registry_clear(self);
+    aeb_report_clear(self);
+    aeb_schedule_clear(self);
+    return 0;
+}
+
+static void
+bus_dealloc(aeb_bus *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    (void)bus_tp_clear(self);
+    Py_CLEAR(self->lists);
+    Py_CLEAR(self->plans);
+    Py_CLEAR(self->name);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t
+bus_length(aeb_bus *self)
+{
+    return self->n_active;
+}
+
+static int
+bus_bool(aeb_bus *Py_UNUSED(self))
+{
+    return 1;
+}
+
+static PyObject *
+bus_repr(aeb_bus *self)
+{
+    const char *type_name = strrchr(Py_TYPE(self)->tp_name, '.');
+    type_name = type_name == NULL ? Py_TYPE(self)->tp_name : type_name + 1;
+    PyObject *named =
+        self->name == Py_None ? PyUnicode_FromString("") : PyUnicode_FromFormat(" %R", self->name);
+    if (named == NULL) {
+        return NULL;
+    }
+    PyObject *result =
+        PyUnicode_FromFormat("<%s%U: %zd subscription%s%s>", type_name, named, self->n_active,
+                             self->n_active == 1 ? "" : "s", self->closed ? ", closed" : "");
+    Py_DECREF(named);
+    return result;
+}
+
+static PyMethodDef bus_methods[] = {
+    {"on", AEB_METHOD(bus_on), METH_FASTCALL | METH_KEYWORDS, bus_on_doc},
+    {"once", AEB_METHOD(bus_once), METH_FASTCALL | METH_KEYWORDS, bus_once_doc},
+    {"subscribe", AEB_METHOD(bus_subscribe), METH_FASTCALL | METH_KEYWORDS, bus_subscribe_doc},
+    {"off", AEB_METHOD(bus_off), METH_VARARGS | METH_KEYWORDS, bus_off_doc},
+    {"clear", AEB_METHOD(bus_clear), METH_VARARGS | METH_KEYWORDS, bus_clear_doc},
+    {"handlers", AEB_METHOD(bus_handlers), METH_O, bus_handlers_doc},
+    {"has_handlers", AEB_METHOD(bus_has_handlers), METH_O, bus_has_handlers_doc},
+    {"emit", AEB_METHOD(bus_emit), METH_FASTCALL, bus_emit_doc},
+    {"emit_async", AEB_METHOD(bus_emit_async), METH_FASTCALL, bus_emit_async_doc},
+    {"bind_loop", AEB_METHOD(bus_bind_loop), METH_O, bus_bind_loop_doc},
+    {"_pending", AEB_METHOD(bus_pending), METH_NOARGS,
+     PyDoc_STR(
+         "_pending($self, /)\n--\n\nThe deliveries that emit scheduled and that are not over.")},
+    {"_when_idle", AEB_METHOD(bus_when_idle), METH_O,
+     PyDoc_STR("_when_idle($self, callback, /)\n--\n\nCall it once, when nothing is pending.")},
+    {"_forget_idle", AEB_METHOD(bus_forget_idle), METH_O,
+     PyDoc_STR("_forget_idle($self, callback, /)\n--\n\nTake back a call of _when_idle.")},
+    {"_park", AEB_METHOD(bus_park), METH_VARARGS,
+     PyDoc_STR(
+         "_park(delivery, parked)\n\nDo not count a delivery that waits for the bus itself.")},
+    {"_close", AEB_METHOD(bus_close), METH_NOARGS,
+     PyDoc_STR("_close($self, /)\n--\n\nDeliver nothing from now on.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef bus_members[] = {
+    {"name", T_OBJECT_EX, offsetof(aeb_bus, name), READONLY, PyDoc_STR("Its name, or None.")},
+    {"closed", T_BOOL, offsetof(aeb_bus, closed), READONLY,
+     PyDoc_STR("Whether aclose() has been called.")},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(aeb_bus, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, logger=None, on_error=None, loop=None)\n--\n\n"
+                      "The native part of agent_event_bus.EventBus.");
+
+static PyType_Slot bus_slots[] = {
+    {Py_tp_doc, (void *)bus_doc}, {Py_tp_new, bus_new},           {Py_tp_init, bus_init},
+    {Py_tp_dealloc, bus_dealloc}, {Py_tp_traverse, bus_traverse}, {Py_tp_clear, bus_tp_clear},
+    {Py_tp_repr, bus_repr},       {Py_sq_length, bus_length},     {Py_nb_bool, bus_bool},
+    {Py_tp_methods, bus_methods}, {Py_tp_members, bus_members},   {0, NULL},
+};
+
+static PyType_Spec bus_spec = {
+    .name = "agent_event_bus._core.EventBus",
+    .basicsize = sizeof(aeb_bus),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = bus_slots,
+};
+
+int
+aeb_bus_init_types(PyObject *module, aeb_state *state)
+{
+    if (aeb_subscribe_init_type(module, state) < 0) {
+        return -1;
+    }
+    return aeb_state_add_type(module, &bus_spec, &state->bus_type, true);
+}

@@ -1,0 +1,41 @@
+/* The layout of an EventBus: one section for each room that keeps something in it.
+ *
+ * A room changes its own section only.  What a bus does lives in bus.c.
+ */
+#ifndef AEB_BUS_OBJECT_H
+#define AEB_BUS_OBJECT_H
+
+#include "state.h"
+
+typedef struct aeb_bus {
+    PyObject_HEAD
+    aeb_state *state; /* borrowed: our type keeps it alive */
+
+    /* registry.c */
+    PyObject *lists;        /* dict: key -> list of Subscription, sorted by (priority, id) */
+    PyObject *plans;        /* dict: event name -> Plan */
+    PyObject *any_plan;     /* the Plan of every name nobody subscribed to exactly, or NULL */
+    Py_ssize_t n_any_plans; /* how many names share it in `plans` at the moment */
+    Py_ssize_t n_active;    /* subscriptions that are active */
+    int64_t last_id;
+
+    /* report.c */
+    PyObject *logger;   /* NULL: the logger "agent_event_bus" */
+    PyObject *on_error; /* NULL: none */
+
+    /* schedule.c */
+    PyObject *loop;           /* the bound loop, or NULL */
+    PyObject *pending;        /* dict used as an ordered set of HandlerTask, or NULL */
+    PyObject *idle_callbacks; /* list of callables, or NULL */
+    Py_ssize_t n_parked;      /* pending ones that wait for the bus themselves */
+    long pending_pid;         /* the process that scheduled them */
+
+    /* bus.c */
+    PyObject *name; /* str or None */
+    uint64_t seq;   /* number of the last event */
+    bool closed;
+    bool closed_warned;
+    PyObject *weakrefs;
+} aeb_bus;
+
+#endif

@@ -1,0 +1,183 @@
+/* Version differences of the CPython C API, 3.9 to 3.14, and nothing else.
+ *
+ * Every room includes this header instead of <Python.h>.  A construct that only some supported
+ * interpreter or compiler understands belongs here, so that the other files read as plain C11.
+ */
+#ifndef AEB_COMPAT_H
+#define AEB_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#ifdef _WIN32
+#include <process.h>
+#define aeb_getpid() ((long)_getpid())
+#else
+#include <unistd.h>
+#define aeb_getpid() ((long)getpid())
+#endif
+
+#if PY_VERSION_HEX < 0x03090000
+#error "agent_event_bus needs CPython 3.9 or newer"
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define AEB_LIKELY(x) __builtin_expect(!!(x), 1)
+#define AEB_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#else
+#define AEB_LIKELY(x) (x)
+#define AEB_UNLIKELY(x) (x)
+#endif
+
+/* Methods taking (PyObject *const *, Py_ssize_t) are stored as PyCFunction by design of the API;
+ * the detour over void (*)(void) tells the compiler that the mismatch is meant. */
+#define AEB_METHOD(func) ((PyCFunction)(void (*)(void))(func))
+
+/* Types that users must not instantiate.  3.9 has no flag for it: see aeb_state_add_type(). */
+#ifndef Py_TPFLAGS_DISALLOW_INSTANTIATION
+#define Py_TPFLAGS_DISALLOW_INSTANTIATION 0
+#endif
+#ifndef Py_TPFLAGS_IMMUTABLETYPE
+#define Py_TPFLAGS_IMMUTABLETYPE 0
+#endif
+
+#if PY_VERSION_HEX < 0x030A0000
+static inline PyObject *
+aeb_new_ref(PyObject *obj)
+{
+    Py_INCREF(obj);
+    return obj;
+}
+#define Py_NewRef(obj) aeb_new_ref((PyObject *)(obj))
+
+static inline PyObject *
+aeb_xnew_ref(PyObject *obj)
+{
+    Py_XINCREF(obj);
+    return obj;
+}
+#define Py_XNewRef(obj) aeb_xnew_ref((PyObject *)(obj))
+
+typedef enum {
+    PYGEN_RETURN = 0,
+    PYGEN_ERROR = -1,
+    PYGEN_NEXT = 1,
+} PySendResult;
+#endif
+
+/* The pending exception as one normalised object; NULL when none is set. */
+static inline PyObject *
+aeb_take_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        (void)PyException_SetTraceback(value, traceback);
+        Py_DECREF(traceback);
+    }
+    Py_DECREF(type);
+    return value;
+#endif
+}
+
+/* Makes exc the pending exception; NULL clears it. */
+static inline void
+aeb_restore_exception_steal(PyObject *exc)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(exc);
+#else
+    if (exc == NULL) {
+        PyErr_Clear();
+        return;
+    }
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
+#endif
+}
+
+/* The value carried by a pending StopIteration, which is cleared (None when the iterator ended
+ * without an exception).  NULL, with the exception left set, when it is any other. */
+static inline PyObject *
+aeb_fetch_stop_iteration(void)
+{
+    if (!PyErr_Occurred()) {
+        return Py_NewRef(Py_None);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return NULL;
+    }
+    PyObject *exc = aeb_take_exception();
+    PyObject *value = Py_NewRef(((PyStopIterationObject *)exc)->value != NULL
+                                    ? ((PyStopIterationObject *)exc)->value
+                                    : Py_None);
+    Py_DECREF(exc);
+    return value;
+}
+
+/* PyIter_Send (3.10): one step of a coroutine-like iterator, without a StopIteration object where
+ * the interpreter can avoid it. */
+static inline PySendResult
+aeb_iter_send(PyObject *iterator, PyObject *value, PyObject **result)
+{
+#if PY_VERSION_HEX >= 0x030A0000
+    return PyIter_Send(iterator, value, result);
+#else
+    if (value == Py_None && PyIter_Check(iterator)) {
+        *result = Py_TYPE(iterator)->tp_iternext(iterator);
+    }
+    else {
+        *result = PyObject_CallMethod(iterator, "send", "O", value);
+    }
+    if (*result != NULL) {
+        return PYGEN_NEXT;
+    }
+    *result = aeb_fetch_stop_iteration();
+    return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
+#endif
+}
+
+/* The module that defined `type` or one of its bases: borrowed, NULL with TypeError. */
+static inline PyObject *
+aeb_module_of_type(PyTypeObject *type, PyModuleDef *def)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    return PyType_GetModuleByDef(type, def);
+#else
+    PyObject *mro = type->tp_mro;
+    for (Py_ssize_t i = 0; mro != NULL && i < PyTuple_GET_SIZE(mro); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+        if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE)) {
+            continue;
+        }
+        PyObject *module = ((PyHeapTypeObject *)base)->ht_module;
+        if (module != NULL && PyModule_Check(module) && PyModule_GetDef(module) == def) {
+            return module;
+        }
+    }
+    PyErr_Format(PyExc_TypeError, "%s has no base class from agent_event_bus", type->tp_name);
+    return NULL;
+#endif
+}
+
+/* What time.time() returns: seconds since the epoch. */
+static inline double
+aeb_time(void)
+{
+    struct timespec now;
+    (void)timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+#endif

@@ -1,0 +1,169 @@
+/* Dispatch: the loop over the sync handlers of one plan: call, isolate, count. */
+#include "dispatch.h"
+
+#include "event.h"
+#include "report.h"
+
+/* ---- which threads are emitting -------------------------------------------------------------- */
+
+/* Rarely more than one thread is inside an emission, so the search ends at its first element. */
+static inline aeb_emitting *
+find_emitting(aeb_state *state, PyThreadState *thread)
+{
+    for (Py_ssize_t i = 0; i < state->n_emitting; i++) {
+        if (state->emitting[i].thread == thread) {
+            return &state->emitting[i];
+        }
+    }
+    return NULL;
+}
+
+static int
+grow_emitting(aeb_state *state)
+{
+    Py_ssize_t capacity = 2 * state->emitting_capacity;
+    aeb_emitting *grown = PyMem_Realloc(state->emitting, (size_t)capacity * sizeof(aeb_emitting));
+    if (grown == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    state->emitting = grown;
+    state->emitting_capacity = capacity;
+    return 0;
+}
+
+int
+aeb_dispatch_enter_contended(aeb_state *state)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    aeb_emitting *found = find_emitting(state, thread);
+    if (found != NULL) {
+        /* A chain of handlers without a Python frame (bus.on("*", bus.emit)) must end as well. */
+        if (Py_EnterRecursiveCall(" in a nested emission")) {
+            return -1;
+        }
+        found->depth++;
+        return 1;
+    }
+    if (state->n_emitting == state->emitting_capacity && grow_emitting(state) < 0) {
+        return -1;
+    }
+    state->emitting[state->n_emitting++] = (aeb_emitting){.thread = thread, .depth = 1};
+    return 0;
+}
+
+void
+aeb_dispatch_leave_contended(aeb_state *state, bool nested)
+{
+    aeb_emitting *found = find_emitting(state, PyThreadState_Get());
+    if (nested) {
+        Py_LeaveRecursiveCall();
+    }
+    if (--found->depth == 0) {
+        *found = state->emitting[--state->n_emitting];
+    }
+}
+
+/* ---- calling handlers ------------------------------------------------------------------------ */
+
+bool
+aeb_is_awaitable(PyObject *obj)
+{
+    PyAsyncMethods *async = Py_TYPE(obj)->tp_as_async;
+    if (async != NULL && async->am_await != NULL) {
+        return true;
+    }
+    if (PyGen_CheckExact(obj)) { /* a generator made by a types.coroutine function */
+        PyObject *code = PyObject_GetAttrString(obj, "gi_code");
+        if (code == NULL) {
+            PyErr_Clear();
+            return false;
+        }
+        bool result =
+            PyCode_Check(code) && (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE) != 0;
+        Py_DECREF(code);
+        return result;
+    }
+    return false;
+}
+
+PyObject *
+aeb_occasion_event(aeb_bus *bus, aeb_occasion *occasion)
+{
+    if (occasion->event == NULL) {
+        occasion->event =
+            aeb_event_new(bus->state, occasion->name, occasion->payload, occasion->seq);
+    }
+    return occasion->event;
+}
+
+PyObject *
+aeb_call_handler(aeb_bus *bus, aeb_subscription *sub, aeb_form form, aeb_occasion *occasion)
+{
+    /* The slot in front of the arguments is the callee's to use: a bound method puts self there. */
+    PyObject *stack[3] = {NULL, occasion->payload, NULL};
+    size_t n_args = 1;
+    if (form == AEB_FORM_NAME_PAYLOAD) {
+        stack[1] = occasion->name;
+        stack[2] = occasion->payload;
+        n_args = 2;
+    }
+    else if (AEB_UNLIKELY(form == AEB_FORM_EVENT)) {
+        stack[1] = aeb_occasion_event(bus, occasion);
+        if (stack[1] == NULL) {
+            return NULL;
+        }
+    }
+    sub->calls++;
+    return PyObject_Vectorcall(sub->handler, stack + 1, n_args | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                               NULL);
+}
+
+static int
+add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
+{
+    if (*late == NULL) {
+        *late = PyList_New(0);
+        if (*late == NULL) {
+            return -1;
+        }
+    }
+    PyObject *pair = Py_BuildValue("(nO)", index, awaitable);
+    if (pair == NULL) {
+        return -1;
+    }
+    int status = PyList_Append(*late, pair);
+    Py_DECREF(pair);
+    return status;
+}
+
+Py_ssize_t
+aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
+                  PyObject **late)
+{
+    Py_ssize_t called = 0;
+    for (Py_ssize_t i = 0; i < plan->n_sync; i++) {
+        aeb_plan_entry *entry = &plan->entries[i];
+        if (!aeb_registry_claim(entry->sub)) {
+            continue;
+        }
+        called++;
+        PyObject *result = aeb_call_handler(bus, entry->sub, entry->form, occasion);
+        if (AEB_LIKELY(result == Py_None)) {
+            Py_DECREF(result);
+            continue;
+        }
+        if (result == NULL) {
+            if (aeb_report_failure(bus, entry->sub, occasion->name, nested) < 0) {
+                return -1;
+            }
+            continue;
+        }
+        int status = aeb_is_awaitable(result) ? add_late(late, i, result) : 0;
+        Py_DECREF(result);
+        if (status < 0) {
+            return -1;
+        }
+    }
+    return called;
+}

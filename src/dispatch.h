@@ -1,0 +1,71 @@
+/* Dispatch: the loop over the sync handlers of one plan: call, isolate, count. */
+#ifndef AEB_DISPATCH_H
+#define AEB_DISPATCH_H
+
+#include "bus_object.h"
+#include "registry.h"
+
+/* One event on its way to the handlers. */
+typedef struct {
+    PyObject *name;    /* borrowed, exact str */
+    PyObject *payload; /* borrowed */
+    PyObject *event;   /* owned: the Event, once some handler has needed it; NULL before */
+    uint64_t seq;
+} aeb_occasion;
+
+/* Calls the sync handlers of `plan` in order.
+ *
+ * A handler that returns an awaitable is an async handler after all: (index in the plan, awaitable)
+ * is appended to *late, a list made when first needed.  Returns the number of handlers called, or
+ * -1 with an error that must propagate. */
+Py_ssize_t aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
+                             PyObject **late);
+
+/* The occasion's Event, made at the first call; borrowed, or NULL. */
+PyObject *aeb_occasion_event(aeb_bus *bus, aeb_occasion *occasion);
+
+/* Calls one handler in its form; counts the call.  A new reference or NULL. */
+PyObject *aeb_call_handler(aeb_bus *bus, aeb_subscription *sub, aeb_form form,
+                           aeb_occasion *occasion);
+
+/* Whether `await` accepts the object.  Looks at types only. */
+bool aeb_is_awaitable(PyObject *obj);
+
+/* Marks the thread as being inside an emission until aeb_dispatch_leave(), which is told the answer.
+ *
+ * 1: it was inside one already, the new emission is nested; 0: it was not; -1 with RecursionError.
+ *
+ * Nesting matters for one thing, runaway recursion.  A RecursionError that every level isolated and
+ * went on from would be raised again by the next handler, and two handlers that emit would take two
+ * to the power of the depth to end; and near the end of the stack there is no room to log it.  So a
+ * nested emission lets it pass, and the outermost one of the thread reports it. */
+static inline int aeb_dispatch_enter(aeb_state *state);
+static inline void aeb_dispatch_leave(aeb_state *state, bool nested);
+
+/* The same where some thread is inside an emission already. */
+int aeb_dispatch_enter_contended(aeb_state *state);
+void aeb_dispatch_leave_contended(aeb_state *state, bool nested);
+
+static inline int
+aeb_dispatch_enter(aeb_state *state)
+{
+    if (AEB_UNLIKELY(state->n_emitting > 0)) {
+        return aeb_dispatch_enter_contended(state);
+    }
+    state->emitting[0] = (aeb_emitting){.thread = PyThreadState_Get(), .depth = 1};
+    state->n_emitting = 1;
+    return 0;
+}
+
+static inline void
+aeb_dispatch_leave(aeb_state *state, bool nested)
+{
+    if (AEB_LIKELY(state->n_emitting == 1 && !nested)) {
+        /* The only thread there is this one; its depth is more than 1 where stacks are switched. */
+        state->n_emitting = --state->emitting[0].depth > 0;
+        return;
+    }
+    aeb_dispatch_leave_contended(state, nested);
+}
+
+#endif

@@ -1,0 +1,16 @@
+/* Emission: the coroutine object that emit_async returns. */
+#ifndef AEB_EMISSION_H
+#define AEB_EMISSION_H
+
+#include "bus_object.h"
+
+int aeb_emission_init_type(PyObject *module, aeb_state *state);
+
+/* An emission of an event, which begins when it is awaited. */
+PyObject *aeb_emission_new(aeb_bus *bus, PyObject *name, PyObject *payload);
+
+/* An emission that only runs the given deliveries, a list of unstarted HandlerTask. */
+PyObject *aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries,
+                                     bool nested);
+
+#endif

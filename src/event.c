@@ -1,0 +1,186 @@
+/* Event: one immutable record of something that happened on a bus.
+ *
+ * Handlers subscribed with envelope=True receive it.  One emission makes at most one Event, shared
+ * by all of them, so it must not be possible to change it.
+ */
+#include "event.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *name;
+    PyObject *payload;
+    PyObject *weakrefs;
+    uint64_t seq;
+    double timestamp;
+} aeb_event;
+
+static PyObject *
+event_alloc(PyTypeObject *type, PyObject *name, PyObject *payload, uint64_t seq, double timestamp)
+{
+    if (type == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
+        return NULL;
+    }
+    aeb_event *self = (aeb_event *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->name = Py_NewRef(name);
+    self->payload = Py_NewRef(payload);
+    self->seq = seq;
+    self->timestamp = timestamp;
+    return (PyObject *)self;
+}
+
+PyObject *
+aeb_event_new(aeb_state *state, PyObject *name, PyObject *payload, uint64_t seq)
+{
+    return event_alloc(state->event_type, name, payload, seq, aeb_time());
+}
+
+static PyObject *
+event_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"name", "payload", "seq", "timestamp", NULL};
+    PyObject *name, *payload = Py_None, *seq_obj = NULL, *timestamp_obj = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|OO!O:Event", keywords, &name, &payload,
+                                     &PyLong_Type, &seq_obj, &timestamp_obj)) {
+        return NULL;
+    }
+    uint64_t seq = 0;
+    if (seq_obj != NULL) {
+        seq = PyLong_AsUnsignedLongLong(seq_obj);
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    double timestamp = aeb_time();
+    if (timestamp_obj != Py_None) {
+        timestamp = PyFloat_AsDouble(timestamp_obj);
+        if (timestamp == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    return event_alloc(type, name, payload, seq, timestamp);
+}
+
+static int
+event_traverse(aeb_event *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->payload);
+    return 0;
+}
+
+static int
+event_clear(aeb_event *self)
+{
+    /* None instead of NULL: a finaliser that runs later in the same collection may still read it. */
+    PyObject *payload = self->payload;
+    self->payload = Py_NewRef(Py_None);
+    Py_XDECREF(payload);
+    return 0;
+}
+
+static void
+event_dealloc(aeb_event *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    Py_CLEAR(self->name);
+    Py_CLEAR(self->payload);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+event_repr(aeb_event *self)
+{
+    int entered = Py_ReprEnter((PyObject *)self);
+    if (entered != 0) {
+        return entered > 0 ? PyUnicode_FromString("Event(...)") : NULL;
+    }
+    PyObject *result = NULL;
+    PyObject *timestamp = PyFloat_FromDouble(self->timestamp);
+    if (timestamp != NULL) {
+        result =
+            PyUnicode_FromFormat("Event(name=%R, payload=%R, seq=%llu, timestamp=%R)", self->name,
+                                 self->payload, (unsigned long long)self->seq, timestamp);
+        Py_DECREF(timestamp);
+    }
+    Py_ReprLeave((PyObject *)self);
+    return result;
+}
+
+PyDoc_STRVAR(event_to_dict_doc,
+             "to_dict($self, /)\n--\n\n"
+             "Return the event as a new dict with the keys name, payload, seq and timestamp.\n\n"
+             "The payload is the very object that was emitted, not a copy.");
+
+static PyObject *
+event_to_dict(aeb_event *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_BuildValue("{sOsOsKsd}", "name", self->name, "payload", self->payload, "seq",
+                         (unsigned long long)self->seq, "timestamp", self->timestamp);
+}
+
+static PyObject *
+event_reduce(aeb_event *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_BuildValue("O(OOKd)", (PyObject *)Py_TYPE(self), self->name, self->payload,
+                         (unsigned long long)self->seq, self->timestamp);
+}
+
+static PyMethodDef event_methods[] = {
+    {"to_dict", AEB_METHOD(event_to_dict), METH_NOARGS, event_to_dict_doc},
+    {"__reduce__", AEB_METHOD(event_reduce), METH_NOARGS,
+     PyDoc_STR("Support for pickle and copy.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef event_members[] = {
+    {"name", T_OBJECT_EX, offsetof(aeb_event, name), READONLY, PyDoc_STR("The event name.")},
+    {"payload", T_OBJECT_EX, offsetof(aeb_event, payload), READONLY,
+     PyDoc_STR("The object that was emitted.")},
+    {"seq", T_ULONGLONG, offsetof(aeb_event, seq), READONLY,
+     PyDoc_STR("The event's number on its bus, from 1.")},
+    {"timestamp", T_DOUBLE, offsetof(aeb_event, timestamp), READONLY,
+     PyDoc_STR("When it was emitted, in seconds since the epoch, as time.time() has it.")},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(aeb_event, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(event_doc,
+             "Event(name, payload=None, seq=0, timestamp=None)\n--\n\n"
+             "An immutable record of one event.\n\n"
+             "name is the event name, payload any object, seq the event's number on its bus, and\n"
+             "timestamp seconds since the epoch (now when None). A bus makes these itself for\n"
+             "handlers subscribed with envelope=True.");
+
+static PyType_Slot event_slots[] = {
+    {Py_tp_doc, (void *)event_doc},
+    {Py_tp_new, event_new},
+    {Py_tp_dealloc, event_dealloc},
+    {Py_tp_traverse, event_traverse},
+    {Py_tp_clear, event_clear},
+    {Py_tp_repr, event_repr},
+    {Py_tp_methods, event_methods},
+    {Py_tp_members, event_members},
+    {0, NULL},
+};
+
+static PyType_Spec event_spec = {
+    .name = "agent_event_bus.Event",
+    .basicsize = sizeof(aeb_event),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = event_slots,
+};
+
+int
+aeb_event_init_type(PyObject *module, aeb_state *state)
+{
+    return aeb_state_add_type(module, &event_spec, &state->event_type, true);
+}

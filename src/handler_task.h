@@ -1,0 +1,110 @@
+/* The coroutine that one async delivery runs as, and the task that drives it. */
+#ifndef AEB_HANDLER_TASK_H
+#define AEB_HANDLER_TASK_H
+
+#include "bus_object.h"
+#include "dispatch.h"
+#include "registry.h"
+
+typedef enum {
+    AEB_HANDLER_NEW,       /* not started */
+    AEB_HANDLER_RUNNING,   /* its code is on the stack */
+    AEB_HANDLER_SUSPENDED, /* waiting for something */
+    AEB_HANDLER_DONE,
+} aeb_handler_status;
+
+struct aeb_handler_task;
+
+/* Tells the owner that a delivery is over, and never raises.  `fatal` (borrowed, or NULL) is an error
+ * that must not be isolated; true when the owner raises it, false when the task shall. */
+typedef bool (*aeb_settled)(struct aeb_handler_task *self, PyObject *fatal);
+
+typedef struct aeb_handler_task {
+    PyObject_HEAD
+    aeb_bus *bus;          /* strong */
+    aeb_subscription *sub; /* strong */
+    aeb_form form;
+    PyObject *name;
+    PyObject *payload;
+    PyObject *event;     /* the Event when the form needs one, else NULL */
+    PyObject *awaitable; /* what the handler returned, until it is started */
+    PyObject *inner;     /* the iterator that is being driven */
+    PyObject *context;   /* entered around each step where tasks cannot be given one (3.9, 3.10) */
+    PyObject *yielded;   /* a future of the early first step that the task has not seen yet */
+    PyObject *loop;
+    PyObject *task;
+    struct aeb_handler_task *parent; /* strong: the delivery that awaits the owner, or NULL */
+    PyObject *owner;                 /* strong, or NULL: for `settled` */
+    aeb_settled settled;
+    Py_ssize_t depth; /* of handlers awaiting emissions of handlers, from 1 */
+    aeb_handler_status status;
+    bool nested;           /* see aeb_dispatch_enter() */
+    bool called;           /* its handler has been called by this object */
+    bool cancel_requested; /* by the bus itself, so it is no news */
+    bool finished_early;   /* in the early first step; the task has yet to learn it */
+    bool ended_cancelled;
+    bool parked; /* see schedule.c */
+    PyObject *weakrefs;
+} aeb_handler_task;
+
+int aeb_handler_task_init_type(PyObject *module, aeb_state *state);
+
+/* A delivery that has not started.  `awaitable` is what the handler returned when it was called as a
+ * sync one, else NULL. */
+aeb_handler_task *aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry,
+                                       aeb_occasion *occasion, PyObject *awaitable);
+
+/* Where a walk over the async deliveries of a plan stands. */
+typedef struct {
+    Py_ssize_t next_entry; /* in the plan; begins at n_sync */
+    Py_ssize_t next_late;
+} aeb_async_cursor;
+
+/* The next async delivery of an emission, claimed: the async handlers of the plan and the awaitables
+ * that sync ones returned (`late`, see aeb_dispatch_sync; may be NULL), in their common order.  1 with
+ * a new reference in *delivery, 0 at the end, -1. */
+int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
+                      aeb_async_cursor *cursor, aeb_handler_task **delivery);
+
+/* Closes the awaitables of `late` from index `i` on, which will not be started.  Never raises. */
+void aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i);
+
+/* Gives it a task of `loop`; an eager one takes its first step before this returns, unless the loop
+ * has its own factory.  Never fails: an error is the handler's failure. */
+void aeb_handler_task_start(aeb_handler_task *self, PyObject *loop, bool eager);
+
+/* Asks its task to cancel, in the loop's own thread.  Never raises. */
+void aeb_handler_task_cancel(aeb_handler_task *self);
+
+/* Ends it without running it any further.  0 or -1. */
+int aeb_handler_task_close(aeb_handler_task *self);
+
+/* Forgets its owner and its task's destiny: the process that would have run it is not this one. */
+void aeb_handler_task_abandon(aeb_handler_task *self);
+
+/* Ends the delivery and tells its owner; true when that takes the fatal error (borrowed or NULL). */
+bool aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal);
+
+/* One step: sends `value`, or throws `exc` when it is not NULL. */
+PySendResult aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc,
+                                   PyObject **result);
+
+/* Calls obj.close() if it has one.  0 or -1. */
+int aeb_close_awaitable(aeb_state *state, PyObject *obj);
+
+/* Fails it with the pending exception, before it was started.  Never raises. */
+void aeb_handler_task_fail(aeb_handler_task *self);
+
+/* The delivery that `task` drives; borrowed from the task, NULL when it drives none. */
+aeb_handler_task *aeb_handler_task_of(aeb_state *state, PyObject *task);
+
+/* What Python says to a coroutine's first send() of anything but None. */
+#define AEB_FIRST_SEND "can't send non-None value to a just-started coroutine"
+
+/* What throw() was called with as one exception object; a new reference or NULL. */
+PyObject *aeb_thrown_exception(PyObject *args);
+
+/* result/status as the `send` slot of a Python-level method has them: a value or StopIteration. */
+PyObject *aeb_send_result(PySendResult status, PyObject *result_steal);
+
+#endif

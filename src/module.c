@@ -1,0 +1,142 @@
+/* agent_event_bus._core: the life cycle of the module.  It only calls each room's initialiser. */
+#include "emission.h"
+#include "event.h"
+#include "handler_task.h"
+#include "registry.h"
+#include "state.h"
+
+#include "bus.h"
+
+int
+aeb_state_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool public)
+{
+    PyTypeObject *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    *slot = type;
+#if PY_VERSION_HEX < 0x030A0000
+    /* What Py_TPFLAGS_DISALLOW_INSTANTIATION does from 3.10 on: undo the inherited object.__new__. */
+    bool has_new = false;
+    for (PyType_Slot *s = spec->slots; s->slot != 0; s++) {
+        has_new |= s->slot == Py_tp_new;
+    }
+    if (!has_new) {
+        type->tp_new = NULL;
+    }
+#endif
+    return public ? PyModule_AddType(module, type) : 0;
+}
+
+static int
+core_init_strings(aeb_state *state)
+{
+#define AEB_INTERN(field, text)                                                                    \
+    state->field = PyUnicode_InternFromString(text);                                               \
+    if (state->field == NULL) {                                                                    \
+        return -1;                                                                                 \
+    }
+    AEB_STATE_STRINGS(AEB_INTERN)
+#undef AEB_INTERN
+    state->any_key = PyUnicode_InternFromString("*");
+    state->task_kwnames = Py_BuildValue("(ss)", "loop", "name");
+    state->eager_task_kwnames = Py_BuildValue("(sss)", "loop", "name", "eager_start");
+    state->context_task_kwnames = Py_BuildValue("(sss)", "loop", "name", "context");
+    state->log_kwnames = Py_BuildValue("(ss)", "exc_info", "extra");
+    if (state->any_key == NULL || state->task_kwnames == NULL ||
+        state->eager_task_kwnames == NULL || state->context_task_kwnames == NULL ||
+        state->log_kwnames == NULL) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+core_exec(PyObject *module)
+{
+    aeb_state *state = (aeb_state *)PyModule_GetState(module);
+    state->emitting_capacity = 8;
+    state->emitting = PyMem_Malloc((size_t)state->emitting_capacity * sizeof(aeb_emitting));
+    if (state->emitting == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (core_init_strings(state) < 0 || aeb_event_init_type(module, state) < 0 ||
+        aeb_registry_init_types(module, state) < 0 ||
+        aeb_handler_task_init_type(module, state) < 0 ||
+        aeb_emission_init_type(module, state) < 0 || aeb_bus_init_types(module, state) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    aeb_state *state = (aeb_state *)PyModule_GetState(module);
+#define AEB_VISIT(name) Py_VISIT(state->name);
+#define AEB_VISIT_STRING(name, text) Py_VISIT(state->name);
+    AEB_STATE_TYPES(AEB_VISIT)
+    AEB_STATE_IMPORTS(AEB_VISIT)
+    AEB_STATE_CONSTANTS(AEB_VISIT)
+    AEB_STATE_STRINGS(AEB_VISIT_STRING)
+#undef AEB_VISIT
+#undef AEB_VISIT_STRING
+    return 0;
+}
+
+/* Breaks the cycles a collection can find.  Types and imports only: the strings and tuples cannot be
+ * part of a cycle, and a handler's finaliser that emits late in the same collection needs them. */
+static int
+core_clear(PyObject *module)
+{
+    aeb_state *state = (aeb_state *)PyModule_GetState(module);
+#define AEB_CLEAR(name) Py_CLEAR(state->name);
+    AEB_STATE_TYPES(AEB_CLEAR)
+    AEB_STATE_IMPORTS(AEB_CLEAR)
+#undef AEB_CLEAR
+    return 0;
+}
+
+static void
+core_free(void *module)
+{
+    aeb_state *state = (aeb_state *)PyModule_GetState((PyObject *)module);
+    if (state == NULL) {
+        return;
+    }
+    (void)core_clear((PyObject *)module);
+#define AEB_CLEAR(name) Py_CLEAR(state->name);
+#define AEB_CLEAR_STRING(name, text) Py_CLEAR(state->name);
+    AEB_STATE_CONSTANTS(AEB_CLEAR)
+    AEB_STATE_STRINGS(AEB_CLEAR_STRING)
+#undef AEB_CLEAR
+#undef AEB_CLEAR_STRING
+    PyMem_Free(state->emitting);
+    state->emitting = NULL;
+}
+
+static PyModuleDef_Slot core_slots[] = {
+    {Py_mod_exec, core_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+PyModuleDef aeb_module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "agent_event_bus._core",
+    .m_doc = PyDoc_STR("The native core of agent_event_bus. Import from agent_event_bus instead."),
+    .m_size = sizeof(aeb_state),
+    .m_slots = core_slots,
+    .m_traverse = core_traverse,
+    .m_clear = core_clear,
+    .m_free = core_free,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&aeb_module_def);
+}

@@ -1,0 +1,77 @@
+/* The registry: which handlers an event name reaches, compiled into immutable plans. */
+#ifndef AEB_REGISTRY_H
+#define AEB_REGISTRY_H
+
+#include "bus_object.h"
+#include "subscription.h"
+
+/* What a handler is called with. */
+typedef enum {
+    AEB_FORM_PAYLOAD,      /* (payload): an exact key */
+    AEB_FORM_NAME_PAYLOAD, /* (event_name, payload): a wildcard key */
+    AEB_FORM_EVENT,        /* (Event): envelope=True */
+} aeb_form;
+
+typedef struct {
+    aeb_subscription *sub; /* strong */
+    aeb_form form;
+} aeb_plan_entry;
+
+/* The handlers of one event name: the sync ones in order, then the async ones in order.  Never
+ * changed once made; whoever uses one holds a reference, and the registry replaces it. */
+typedef struct {
+    PyObject_VAR_HEAD
+    Py_ssize_t n_sync;
+    Py_ssize_t n_entries;
+    aeb_plan_entry entries[1];
+} aeb_plan;
+
+int aeb_registry_init_types(PyObject *module, aeb_state *state);
+
+int aeb_registry_init(aeb_bus *bus);
+int aeb_registry_traverse(aeb_bus *bus, visitproc visit, void *arg);
+/* Ends every subscription and releases everything. */
+void aeb_registry_clear(aeb_bus *bus);
+
+/* A subscription key as exact str, `**` folded into `*`; ValueError or TypeError for a bad one. */
+PyObject *aeb_key_normalize(PyObject *key);
+
+/* Adds a new subscription under each of its keys and makes it active.  0 or -1. */
+int aeb_registry_add(aeb_bus *bus, aeb_subscription *sub);
+
+/* Ends a subscription; whether it was active.  Can run finalisers, after the registry is sound. */
+bool aeb_registry_cancel(aeb_subscription *sub);
+
+/* Whether this delivery may go ahead: false when the subscription has ended.  A once subscription
+ * is ended by it, so that exactly one caller gets true. */
+static inline bool
+aeb_registry_claim(aeb_subscription *sub)
+{
+    if (AEB_UNLIKELY(sub->bus == NULL)) {
+        return false;
+    }
+    return AEB_LIKELY(!sub->once) || aeb_registry_cancel(sub);
+}
+
+/* The active subscriptions with this key (NULL: all) and handler (NULL: any), in a new list. */
+PyObject *aeb_registry_find(aeb_bus *bus, PyObject *key, PyObject *handler);
+
+/* The plan of an event name not in bus->plans yet; *exact_name receives the name as exact str.  Both
+ * are new references.  NULL with ValueError or TypeError when it is no event name. */
+aeb_plan *aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name);
+
+/* The plan of an event name: one dict look-up for a name seen before. */
+static inline aeb_plan *
+aeb_registry_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
+{
+    if (AEB_LIKELY(PyUnicode_CheckExact(name))) {
+        PyObject *plan = PyDict_GetItemWithError(bus->plans, name);
+        if (AEB_LIKELY(plan != NULL)) {
+            *exact_name = Py_NewRef(name);
+            return (aeb_plan *)Py_NewRef(plan);
+        }
+    }
+    return aeb_registry_make_plan(bus, name, exact_name);
+}
+
+#endif

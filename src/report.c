@@ -1,0 +1,242 @@
+/* Reports: what happens to an exception that a handler raised.
+ *
+ * One record on the logger, then the on_error callback.  Both are strangers too: what they raise
+ * goes to sys.unraisablehook, never to the emitter and never back into the bus.  KeyboardInterrupt
+ * and its like are nobody's failure and always propagate.  A payload is never part of a report.
+ */
+#include "report.h"
+
+static PyObject *
+logger_of(aeb_bus *bus)
+{
+    if (bus->logger != NULL) {
+        return Py_NewRef(bus->logger);
+    }
+    aeb_state *state = bus->state;
+    if (state->default_logger == NULL) {
+        PyObject *logging = PyImport_ImportModule("logging");
+        if (logging == NULL) {
+            return NULL;
+        }
+        PyObject *logger = PyObject_CallMethod(logging, "getLogger", "s", "agent_event_bus");
+        Py_DECREF(logging);
+        if (logger == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(state->default_logger, logger);
+    }
+    return Py_NewRef(state->default_logger);
+}
+
+/* The pending exception came out of the report itself: out of the logger or out of on_error.
+ *
+ * 0 when sys.unraisablehook has got it, -1 when it must propagate.  Runaway recursion can run through
+ * here as well, when a logging handler emits. */
+static int
+report_of_report(PyObject *source, bool nested)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception) ||
+        (nested && PyErr_ExceptionMatches(PyExc_RecursionError))) {
+        return -1;
+    }
+    PyErr_WriteUnraisable(source);
+    return 0;
+}
+
+/* str(exc), or its type's name when that fails. */
+static PyObject *
+exception_text(PyObject *exc)
+{
+    PyObject *text = PyObject_Str(exc);
+    if (text == NULL && aeb_clear_ordinary_exception() == 0) {
+        text = PyUnicode_FromString(Py_TYPE(exc)->tp_name);
+    }
+    return text;
+}
+
+/* exc_info for logging, as a tuple: logging asks an exception object for its truth, and a stranger's
+ * may have none. */
+static PyObject *
+exc_info_of(PyObject *exc)
+{
+    if (exc == NULL) {
+        return Py_NewRef(Py_None);
+    }
+    PyObject *traceback = PyException_GetTraceback(exc);
+    PyObject *result =
+        PyTuple_Pack(3, (PyObject *)Py_TYPE(exc), exc, traceback == NULL ? Py_None : traceback);
+    Py_XDECREF(traceback);
+    return result;
+}
+
+/* logger.<method>(format, handler_name, name[, text], exc_info=exc, extra={...}) */
+static int
+log_record(aeb_bus *bus, PyObject *method, const char *format_text, PyObject *handler_name,
+           PyObject *name, PyObject *exc, bool nested)
+{
+    int status = -1;
+    PyObject *format = NULL, *text = NULL, *exc_info = NULL, *extra = NULL, *result = NULL;
+    PyObject *logger = logger_of(bus);
+    if (logger == NULL) {
+        goto done;
+    }
+    format = PyUnicode_FromString(format_text);
+    text = exc == NULL ? Py_NewRef(Py_None) : exception_text(exc);
+    exc_info = exc_info_of(exc);
+    extra = PyDict_New();
+    if (format == NULL || text == NULL || exc_info == NULL || extra == NULL ||
+        PyDict_SetItem(extra, bus->state->str_event_name, name) < 0 ||
+        PyDict_SetItem(extra, bus->state->str_handler_name, handler_name) < 0) {
+        goto done;
+    }
+    if (exc != NULL) {
+        PyObject *args[] = {logger, format, handler_name, name, text, exc_info, extra};
+        result = PyObject_VectorcallMethod(method, args, 5, bus->state->log_kwnames);
+    }
+    else {
+        PyObject *args[] = {logger, format, handler_name, name, exc_info, extra};
+        result = PyObject_VectorcallMethod(method, args, 4, bus->state->log_kwnames);
+    }
+    status = result == NULL ? -1 : 0;
+
+done:
+    if (status < 0) {
+        status = report_of_report(logger, nested);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(extra);
+    Py_XDECREF(exc_info);
+    Py_XDECREF(text);
+    Py_XDECREF(format);
+    Py_XDECREF(logger);
+    return status;
+}
+
+static int
+call_on_error(aeb_bus *bus, PyObject *name, PyObject *handler, PyObject *exc, bool nested)
+{
+    PyObject *on_error = Py_XNewRef(bus->on_error);
+    if (on_error == NULL) {
+        return 0;
+    }
+    int status = 0;
+    PyObject *result = PyObject_CallFunctionObjArgs(on_error, name, handler, exc, NULL);
+    if (result == NULL) {
+        status = report_of_report(on_error, nested);
+    }
+    Py_XDECREF(result);
+    Py_DECREF(on_error);
+    return status;
+}
+
+bool
+aeb_cancelled_error_pending(aeb_state *state)
+{
+    if (state->cancelled_error == NULL) {
+        /* Without asyncio nobody can have raised it, so there is no need to import it. */
+        PyObject *modules = PyImport_GetModuleDict();
+        PyObject *module =
+            modules == NULL ? NULL : PyDict_GetItemString(modules, "asyncio.exceptions");
+        if (module == NULL) {
+            return false;
+        }
+        PyObject *exc = aeb_take_exception();
+        PyObject *found = PyObject_GetAttrString(module, "CancelledError");
+        if (found == NULL) {
+            PyErr_Clear();
+        }
+        Py_XSETREF(state->cancelled_error, found);
+        aeb_restore_exception_steal(exc);
+        if (found == NULL) {
+            return false;
+        }
+    }
+    return PyErr_ExceptionMatches(state->cancelled_error);
+}
+
+int
+aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+{
+    PyObject *handler_name = aeb_handler_name(sub->handler);
+    if (handler_name == NULL) {
+        return report_of_report(NULL, nested);
+    }
+    int status =
+        log_record(bus, bus->state->str_warning, "Handler '%s' was cancelled on event '%s'",
+                   handler_name, name, NULL, nested);
+    Py_DECREF(handler_name);
+    return status;
+}
+
+int
+aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        if (aeb_cancelled_error_pending(bus->state)) {
+            PyErr_Clear();
+            return aeb_report_cancelled(bus, sub, name, nested);
+        }
+        return -1;
+    }
+    sub->failures++;
+    if (nested && PyErr_ExceptionMatches(PyExc_RecursionError)) {
+        return -1;
+    }
+    PyObject *exc = aeb_take_exception();
+    PyObject *handler = Py_NewRef(sub->handler);
+    PyObject *handler_name = aeb_handler_name(handler);
+    int status;
+    if (handler_name == NULL) {
+        status = report_of_report(NULL, nested);
+    }
+    else {
+        status = log_record(bus, bus->state->str_error, "Handler '%s' raised on event '%s': %s",
+                            handler_name, name, exc, nested);
+    }
+    if (status == 0) {
+        status = call_on_error(bus, name, handler, exc, nested);
+    }
+    Py_XDECREF(handler_name);
+    Py_DECREF(handler);
+    Py_DECREF(exc);
+    return status;
+}
+
+int
+aeb_report_closed(aeb_bus *bus, PyObject *name)
+{
+    if (bus->closed_warned) {
+        return 0;
+    }
+    bus->closed_warned = true;
+    int status = -1;
+    PyObject *result = NULL;
+    PyObject *logger = logger_of(bus);
+    if (logger != NULL) {
+        result =
+            PyObject_CallMethod(logger, "warning", "sO",
+                                "Event '%s' emitted on a closed bus; nothing was delivered", name);
+        status = result == NULL ? -1 : 0;
+    }
+    if (status < 0) {
+        status = report_of_report(logger, false);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(logger);
+    return status;
+}
+
+int
+aeb_report_traverse(aeb_bus *bus, visitproc visit, void *arg)
+{
+    Py_VISIT(bus->logger);
+    Py_VISIT(bus->on_error);
+    return 0;
+}
+
+void
+aeb_report_clear(aeb_bus *bus)
+{
+    Py_CLEAR(bus->logger);
+    Py_CLEAR(bus->on_error);
+}

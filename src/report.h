@@ -1,0 +1,26 @@
+/* Reports: what happens to an exception that a handler raised. */
+#ifndef AEB_REPORT_H
+#define AEB_REPORT_H
+
+#include "bus_object.h"
+#include "subscription.h"
+
+/* Accounts for the pending exception, raised by `sub`'s handler on event `name`, and reports it.
+ *
+ * 0: dealt with, no exception is set.  -1: it must propagate and is set: an error that is no
+ * Exception, or a RecursionError when `nested` (see dispatch.h). */
+int aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
+
+/* Logs that a handler was cancelled.  0, or -1 for an error that must propagate. */
+int aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
+
+/* Logs, the first time only, that an event came after the bus was closed.  0 or -1 likewise. */
+int aeb_report_closed(aeb_bus *bus, PyObject *name);
+
+/* Whether the pending exception is asyncio.CancelledError. */
+bool aeb_cancelled_error_pending(aeb_state *state);
+
+int aeb_report_traverse(aeb_bus *bus, visitproc visit, void *arg);
+void aeb_report_clear(aeb_bus *bus);
+
+#endif

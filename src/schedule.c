@@ -1,0 +1,313 @@
+/* What `emit` leaves to event loops: deciding where async handlers run, and keeping them alive.
+ *
+ * `pending` is the set of deliveries that emit has scheduled and that are not over; it holds them
+ * strongly, so no task is lost to the garbage collector.  It is a dict for its order; the keys hash
+ * and compare by identity, so changing it runs no Python code.  A pending delivery is "parked" while
+ * its handler itself waits for the bus to become idle (drain), else it would wait for itself.
+ *
+ * A forked child has the set but no thread and no loop that would ever finish what is in it, so the
+ * first look at it in another process empties it.
+ */
+#include "schedule.h"
+
+#include "aio.h"
+#include "emission.h"
+#include "handler_task.h"
+#include "report.h"
+
+static bool
+is_idle(aeb_bus *bus)
+{
+    return bus->pending == NULL || PyDict_GET_SIZE(bus->pending) == bus->n_parked;
+}
+
+/* Calls and forgets every idle callback.  Never raises. */
+static void
+notify_idle(aeb_bus *bus)
+{
+    PyObject *callbacks = bus->idle_callbacks;
+    if (callbacks == NULL) {
+        return;
+    }
+    bus->idle_callbacks = NULL;
+    PyObject *exc = aeb_take_exception();
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks); i++) {
+        PyObject *answer = PyObject_CallNoArgs(PyList_GET_ITEM(callbacks, i));
+        if (answer == NULL) {
+            PyErr_WriteUnraisable(PyList_GET_ITEM(callbacks, i));
+        }
+        Py_XDECREF(answer);
+    }
+    aeb_restore_exception_steal(exc);
+    Py_DECREF(callbacks);
+}
+
+/* Makes sure that `pending` exists and belongs to this process. */
+static int
+own_pending(aeb_bus *bus)
+{
+    long pid = aeb_getpid();
+    if (bus->pending != NULL && bus->pending_pid == pid) {
+        return 0;
+    }
+    PyObject *fresh = PyDict_New();
+    if (fresh == NULL) {
+        return -1;
+    }
+    PyObject *inherited = bus->pending, *callbacks = bus->idle_callbacks;
+    bus->pending = fresh;
+    bus->pending_pid = pid;
+    bus->n_parked = 0;
+    bus->idle_callbacks = NULL;
+    Py_XDECREF(callbacks);
+    if (inherited != NULL) {
+        PyObject *delivery, *value;
+        Py_ssize_t position = 0;
+        while (PyDict_Next(inherited, &position, &delivery, &value)) {
+            aeb_handler_task_abandon((aeb_handler_task *)delivery);
+        }
+        Py_DECREF(inherited);
+    }
+    return 0;
+}
+
+/* A pending delivery is over (aeb_settled). */
+static bool
+delivery_settled(aeb_handler_task *delivery, PyObject *Py_UNUSED(fatal))
+{
+    aeb_bus *bus = delivery->bus;
+    if (bus->pending == NULL ||
+        PyDict_GetItemWithError(bus->pending, (PyObject *)delivery) == NULL) {
+        return false;
+    }
+    bus->n_parked -= delivery->parked;
+    delivery->parked = false;
+    if (PyDict_DelItem(bus->pending, (PyObject *)delivery) < 0) {
+        PyErr_WriteUnraisable((PyObject *)delivery);
+    }
+    if (is_idle(bus)) {
+        notify_idle(bus);
+    }
+    return false;
+}
+
+/* ---- where async handlers run ---------------------------------------------------------------- */
+
+/* Schedules one delivery on a loop: as a task when it runs in this thread, else through
+ * call_soon_threadsafe with a copy of this thread's context. */
+static int
+schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool in_this_thread)
+{
+    delivery->loop = Py_NewRef(loop);
+    delivery->settled = delivery_settled;
+    if (own_pending(bus) < 0 || PyDict_SetItem(bus->pending, (PyObject *)delivery, Py_None) < 0) {
+        return -1;
+    }
+    if (in_this_thread) {
+        aeb_handler_task_start(delivery, loop, false);
+        return 0;
+    }
+    PyObject *start = PyObject_GetAttr((PyObject *)delivery, bus->state->str_start);
+    PyObject *handle = NULL;
+    if (start != NULL) {
+        handle = PyObject_CallMethodOneArg(loop, bus->state->str_call_soon_threadsafe, start);
+    }
+    if (handle == NULL) { /* the loop is closed */
+        aeb_handler_task_fail(delivery);
+    }
+    Py_XDECREF(start);
+    Py_XDECREF(handle);
+    return 0;
+}
+
+/* Runs the deliveries in a private loop, in this thread, until they are over. */
+static int
+run_to_completion(aeb_bus *bus, PyObject *name, PyObject *deliveries, bool nested)
+{
+    aeb_state *state = bus->state;
+    int status = -1;
+    PyObject *emission = NULL, *result = NULL;
+    if (state->run_to_completion == NULL) {
+        PyObject *module = PyImport_ImportModule("agent_event_bus._loop");
+        if (module != NULL) {
+            PyObject *found = PyObject_GetAttrString(module, "run_to_completion");
+            Py_XSETREF(state->run_to_completion, found);
+            Py_DECREF(module);
+        }
+    }
+    if (state->run_to_completion != NULL) {
+        emission = aeb_emission_of_deliveries(bus, name, deliveries, nested);
+    }
+    if (emission != NULL) {
+        result =
+            PyObject_CallFunctionObjArgs(state->run_to_completion, (PyObject *)bus, emission, NULL);
+        status = result == NULL ? -1 : 0;
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(emission);
+    return status;
+}
+
+/* The async deliveries of this emission, in order, in a new list. */
+static PyObject *
+collect_deliveries(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late)
+{
+    aeb_async_cursor cursor = {.next_entry = plan->n_sync};
+    aeb_handler_task *delivery;
+    PyObject *deliveries = PyList_New(0);
+    int status = deliveries == NULL ? -1 : 0;
+    while (status == 0 &&
+           (status = aeb_next_delivery(bus, plan, occasion, late, &cursor, &delivery)) > 0) {
+        status = PyList_Append(deliveries, (PyObject *)delivery);
+        Py_DECREF(delivery);
+    }
+    aeb_close_late(bus->state, late, cursor.next_late);
+    if (status < 0) {
+        Py_CLEAR(deliveries);
+    }
+    return deliveries;
+}
+
+/* Where there is no way to run deliveries, each of them has failed with the pending exception.  It
+ * goes on propagating, -1, when none is left to blame or it is no Exception. */
+static int
+fail_deliveries(PyObject *deliveries)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyObject *exc = aeb_take_exception();
+    bool blamed = false;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(deliveries); i++) {
+        aeb_handler_task *delivery = (aeb_handler_task *)PyList_GET_ITEM(deliveries, i);
+        if (delivery->status == AEB_HANDLER_NEW) {
+            aeb_restore_exception_steal(Py_NewRef(exc));
+            aeb_handler_task_fail(delivery);
+            blamed = true;
+        }
+    }
+    if (!blamed) {
+        aeb_restore_exception_steal(exc);
+        return -1;
+    }
+    Py_DECREF(exc);
+    return 0;
+}
+
+Py_ssize_t
+aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, bool nested)
+{
+    PyObject *deliveries = collect_deliveries(bus, plan, occasion, late);
+    if (deliveries == NULL) {
+        return -1;
+    }
+    PyObject *running = NULL;
+    Py_ssize_t n = PyList_GET_SIZE(deliveries);
+    int status = aeb_aio_running_loop(bus->state, &running);
+    PyObject *loop = Py_XNewRef(running != NULL ? running : bus->loop);
+    if (status == 0 && loop != NULL) {
+        for (Py_ssize_t i = 0; i < n && status == 0; i++) {
+            aeb_handler_task *delivery = (aeb_handler_task *)PyList_GET_ITEM(deliveries, i);
+            status = schedule_delivery(bus, delivery, loop, running != NULL);
+        }
+    }
+    else if (status == 0 && n > 0) {
+        status = run_to_completion(bus, occasion->name, deliveries, nested);
+    }
+    if (status < 0) {
+        status = fail_deliveries(deliveries);
+    }
+    Py_XDECREF(loop);
+    Py_XDECREF(running);
+    Py_DECREF(deliveries);
+    /* What a sync handler returned was counted when it was called. */
+    return status < 0 ? -1 : n - (late == NULL ? 0 : PyList_GET_SIZE(late));
+}
+
+/* ---- what drain and aclose are made of ------------------------------------------------------- */
+
+PyObject *
+aeb_schedule_pending(aeb_bus *bus)
+{
+    return own_pending(bus) < 0 ? NULL : PyDict_Keys(bus->pending);
+}
+
+int
+aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback)
+{
+    if (own_pending(bus) < 0) {
+        return -1;
+    }
+    if (bus->idle_callbacks == NULL) {
+        PyObject *fresh = PyList_New(0);
+        if (fresh == NULL) {
+            return -1;
+        }
+        if (bus->idle_callbacks == NULL) { /* the allocation may have run a finaliser */
+            bus->idle_callbacks = fresh;
+        }
+        else {
+            Py_DECREF(fresh);
+        }
+    }
+    if (PyList_Append(bus->idle_callbacks, callback) < 0) {
+        return -1;
+    }
+    if (is_idle(bus)) {
+        notify_idle(bus);
+    }
+    return 0;
+}
+
+void
+aeb_schedule_forget_callback(aeb_bus *bus, PyObject *callback)
+{
+    PyObject *callbacks = bus->idle_callbacks;
+    for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
+        if (PyList_GET_ITEM(callbacks, i) == callback) {
+            if (PyList_SetSlice(callbacks, i, i + 1, NULL) < 0) {
+                PyErr_WriteUnraisable(callback);
+            }
+            return;
+        }
+    }
+}
+
+int
+aeb_schedule_park(aeb_bus *bus, PyObject *obj, bool parked)
+{
+    if (own_pending(bus) < 0) {
+        return -1;
+    }
+    if (!Py_IS_TYPE(obj, bus->state->handler_task_type)) {
+        PyErr_SetString(PyExc_TypeError, "not a delivery");
+        return -1;
+    }
+    aeb_handler_task *delivery = (aeb_handler_task *)obj;
+    if (PyDict_GetItemWithError(bus->pending, obj) == NULL || delivery->parked == parked) {
+        return 0;
+    }
+    delivery->parked = parked;
+    bus->n_parked += parked ? 1 : -1;
+    if (is_idle(bus)) {
+        notify_idle(bus);
+    }
+    return 0;
+}
+
+int
+aeb_schedule_traverse(aeb_bus *bus, visitproc visit, void *arg)
+{
+    Py_VISIT(bus->loop);
+    Py_VISIT(bus->pending);
+    Py_VISIT(bus->idle_callbacks);
+    return 0;
+}
+
+void
+aeb_schedule_clear(aeb_bus *bus)
+{
+    Py_CLEAR(bus->loop);
+    Py_CLEAR(bus->pending);
+    Py_CLEAR(bus->idle_callbacks);
+}

@@ -1,0 +1,31 @@
+/* What `emit` leaves to event loops: deciding where async handlers run, and keeping them alive. */
+#ifndef AEB_SCHEDULE_H
+#define AEB_SCHEDULE_H
+
+#include "bus_object.h"
+#include "dispatch.h"
+#include "registry.h"
+
+/* Runs or schedules the async handlers of `plan` and the awaitables in `late` (may be NULL): in the
+ * running loop, else in the bound one, else to completion.  The number of handlers of the plan that
+ * were started or scheduled, or -1 with an error that must propagate. */
+Py_ssize_t aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
+                        bool nested);
+
+/* The pending deliveries, a new list of HandlerTask in the order they were scheduled. */
+PyObject *aeb_schedule_pending(aeb_bus *bus);
+
+/* Has `callback()` called once, in any thread, when nothing is pending but parked deliveries: at
+ * once when that is so already.  0 or -1. */
+int aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback);
+
+/* Forgets a callback that has not been called yet. */
+void aeb_schedule_forget_callback(aeb_bus *bus, PyObject *callback);
+
+/* Parks or unparks a pending delivery: one whose handler waits for the bus to become idle. */
+int aeb_schedule_park(aeb_bus *bus, PyObject *delivery, bool parked);
+
+int aeb_schedule_traverse(aeb_bus *bus, visitproc visit, void *arg);
+void aeb_schedule_clear(aeb_bus *bus);
+
+#endif

@@ -1,0 +1,97 @@
+/* The per-module state: everything an interpreter that imports the module owns.
+ *
+ * There is no process-global mutable object, so each subinterpreter has its own types, strings and
+ * look-ups.  Objects of our types cache a pointer to the state; it outlives them, because each of
+ * them holds its type, the type its module, and the module its state.
+ */
+#ifndef AEB_STATE_H
+#define AEB_STATE_H
+
+#include "compat.h"
+
+/* The object fields of the state.  Visiting and clearing are derived from this one list. */
+#define AEB_STATE_TYPES(X)                                                                         \
+    X(bus_type)                                                                                    \
+    X(subscription_type)                                                                           \
+    X(event_type)                                                                                  \
+    X(plan_type)                                                                                   \
+    X(registrar_type)                                                                              \
+    X(emission_type)                                                                               \
+    X(handler_task_type)
+
+/* Filled at first use: importing agent_event_bus imports neither asyncio nor logging. */
+#define AEB_STATE_IMPORTS(X)                                                                       \
+    X(default_logger)                                                                              \
+    X(cancelled_error)                                                                             \
+    X(task_class)                                                                                  \
+    X(get_running_loop)                                                                            \
+    X(current_task)                                                                                \
+    X(enter_task)                                                                                  \
+    X(leave_task)                                                                                  \
+    X(run_to_completion)
+
+#define AEB_STATE_CONSTANTS(X)                                                                     \
+    X(any_key)                                                                                     \
+    X(task_kwnames)                                                                                \
+    X(eager_task_kwnames)                                                                          \
+    X(context_task_kwnames)                                                                        \
+    X(log_kwnames)
+
+/* Interned attribute and method names, one line each: field, text. */
+#define AEB_STATE_STRINGS(X)                                                                       \
+    X(str_asyncio_future_blocking, "_asyncio_future_blocking")                                     \
+    X(str_call_soon_threadsafe, "call_soon_threadsafe")                                            \
+    X(str_cancel, "cancel")                                                                        \
+    X(str_close, "close")                                                                          \
+    X(str_create_future, "create_future")                                                          \
+    X(str_create_task, "create_task")                                                              \
+    X(str_done, "done")                                                                            \
+    X(str_error, "error")                                                                          \
+    X(str_event_name, "event_name")                                                                \
+    X(str_get_coro, "get_coro")                                                                    \
+    X(str_get_task_factory, "get_task_factory")                                                    \
+    X(str_handler_name, "handler_name")                                                            \
+    X(str_log_destroy_pending, "_log_destroy_pending")                                             \
+    X(str_qualname, "__qualname__")                                                                \
+    X(str_set_name, "set_name")                                                                    \
+    X(str_set_result, "set_result")                                                                \
+    X(str_start, "_start")                                                                         \
+    X(str_throw, "throw")                                                                          \
+    X(str_warning, "warning")
+
+/* One thread that is inside an emission, and how many emissions deep (see dispatch.h). */
+typedef struct {
+    PyThreadState *thread;
+    Py_ssize_t depth;
+} aeb_emitting;
+
+typedef struct aeb_state {
+#define AEB_DECLARE_TYPE(name) PyTypeObject *name;
+#define AEB_DECLARE_OBJECT(name) PyObject *name;
+#define AEB_DECLARE_STRING(name, text) PyObject *name;
+    AEB_STATE_TYPES(AEB_DECLARE_TYPE)
+    AEB_STATE_IMPORTS(AEB_DECLARE_OBJECT)
+    AEB_STATE_CONSTANTS(AEB_DECLARE_OBJECT)
+    AEB_STATE_STRINGS(AEB_DECLARE_STRING)
+#undef AEB_DECLARE_TYPE
+#undef AEB_DECLARE_OBJECT
+#undef AEB_DECLARE_STRING
+    aeb_emitting *emitting; /* owned array */
+    Py_ssize_t n_emitting;
+    Py_ssize_t emitting_capacity;
+} aeb_state;
+
+extern PyModuleDef aeb_module_def;
+
+/* The state of the module that defined `type` or a base of it; NULL with TypeError. */
+static inline aeb_state *
+aeb_state_of_type(PyTypeObject *type)
+{
+    PyObject *module = aeb_module_of_type(type, &aeb_module_def);
+    return module == NULL ? NULL : (aeb_state *)PyModule_GetState(module);
+}
+
+/* Creates a heap type, stores it in *slot and, when `public`, in the module.  0 or -1. */
+int aeb_state_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool public);
+
+#endif

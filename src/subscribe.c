@@ -1,0 +1,301 @@
+/* Subscribing and unsubscribing: the arguments of on, once, subscribe, off and clear. */
+#include "subscribe.h"
+
+#include "registry.h"
+#include "subscription.h"
+
+/* The options of one subscription as they were given. */
+typedef struct {
+    int64_t priority;
+    bool once;
+    bool envelope;
+} subscribe_options;
+
+/* What bus.on(key) returns: called with a handler, it subscribes it and returns it. */
+typedef struct {
+    PyObject_HEAD
+    aeb_bus *bus;
+    PyObject *keys;
+    subscribe_options options;
+} registrar;
+
+static int
+parse_priority(PyObject *value, int64_t *priority)
+{
+    if (!PyLong_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "priority must be an int, not %.200s",
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    *priority = PyLong_AsLongLong(value);
+    if (*priority == -1 && PyErr_Occurred()) {
+        PyErr_SetString(PyExc_OverflowError, "priority must fit in 64 bits");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+parse_flag(PyObject *value, const char *name, bool *flag)
+{
+    if (!PyBool_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a bool, not %.200s", name,
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    *flag = value == Py_True;
+    return 0;
+}
+
+/* Keyword arguments of a METH_FASTCALL | METH_KEYWORDS method; `function` names it in errors. */
+static int
+parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
+              subscribe_options *options)
+{
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        int status;
+        if (PyUnicode_CompareWithASCIIString(name, "priority") == 0) {
+            status = parse_priority(values[i], &options->priority);
+        }
+        else if (PyUnicode_CompareWithASCIIString(name, "envelope") == 0) {
+            status = parse_flag(values[i], "envelope", &options->envelope);
+        }
+        else if (!options->once && PyUnicode_CompareWithASCIIString(name, "once") == 0) {
+            status = parse_flag(values[i], "once", &options->once);
+        }
+        else {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function,
+                         name);
+            status = -1;
+        }
+        if (status < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+check_open(aeb_bus *self)
+{
+    if (self->closed) {
+        PyErr_SetString(PyExc_RuntimeError, "the bus is closed");
+        return -1;
+    }
+    return 0;
+}
+
+/* One key as a tuple of one. */
+static PyObject *
+keys_of_key(PyObject *key)
+{
+    PyObject *exact = aeb_key_normalize(key);
+    if (exact == NULL) {
+        return NULL;
+    }
+    PyObject *keys = PyTuple_Pack(1, exact);
+    Py_DECREF(exact);
+    return keys;
+}
+
+/* A key, or a list or tuple of them, as a tuple without repetitions. */
+static PyObject *
+keys_of(PyObject *key_or_keys)
+{
+    if (!PyList_Check(key_or_keys) && !PyTuple_Check(key_or_keys)) {
+        return keys_of_key(key_or_keys);
+    }
+    PyObject *given = PySequence_Tuple(key_or_keys);
+    PyObject *keys = PyList_New(0), *result = NULL;
+    if (given == NULL || keys == NULL) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(given); i++) {
+        PyObject *exact = aeb_key_normalize(PyTuple_GET_ITEM(given, i));
+        if (exact == NULL) {
+            goto done;
+        }
+        int known = PySequence_Contains(keys, exact);
+        int status = known < 0 ? -1 : known > 0 ? 0 : PyList_Append(keys, exact);
+        Py_DECREF(exact);
+        if (status < 0) {
+            goto done;
+        }
+    }
+    if (PyList_GET_SIZE(keys) == 0) {
+        PyErr_SetString(PyExc_ValueError, "no key to subscribe to: the sequence of keys is empty");
+        goto done;
+    }
+    result = PyList_AsTuple(keys);
+
+done:
+    Py_XDECREF(given);
+    Py_XDECREF(keys);
+    return result;
+}
+
+static aeb_subscription *
+add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler, const subscribe_options *options)
+{
+    if (check_open(self) < 0) {
+        return NULL;
+    }
+    aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, options->priority,
+                                                 options->once, options->envelope);
+    if (sub != NULL && aeb_registry_add(self, sub) < 0) {
+        Py_CLEAR(sub);
+    }
+    return sub;
+}
+
+/* Subscribes and returns the handler, as decorators do. */
+static PyObject *
+subscribe_and_return(aeb_bus *self, PyObject *keys, PyObject *handler,
+                     const subscribe_options *options)
+{
+    aeb_subscription *sub = add_subscription(self, keys, handler, options);
+    if (sub == NULL) {
+        return NULL;
+    }
+    Py_DECREF(sub);
+    return Py_NewRef(handler);
+}
+
+PyObject *
+aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames, bool once)
+{
+    subscribe_options options = {.once = once};
+    if (nargs < 1 || nargs > 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes a key and at most one handler (%zd arguments given)", function,
+                     nargs);
+        return NULL;
+    }
+    if (parse_options(function, args + nargs, kwnames, &options) < 0 || check_open(self) < 0) {
+        return NULL;
+    }
+    PyObject *result = NULL, *keys = keys_of_key(args[0]);
+    if (keys == NULL) {
+        return NULL;
+    }
+    if (nargs == 2 && args[1] != Py_None) {
+        result = subscribe_and_return(self, keys, args[1], &options);
+        Py_DECREF(keys);
+        return result;
+    }
+    PyTypeObject *type = self->state->registrar_type;
+    registrar *decorator = (registrar *)type->tp_alloc(type, 0);
+    if (decorator == NULL) {
+        Py_DECREF(keys);
+        return NULL;
+    }
+    decorator->bus = (aeb_bus *)Py_NewRef((PyObject *)self);
+    decorator->keys = keys;
+    decorator->options = options;
+    return (PyObject *)decorator;
+}
+
+PyObject *
+aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    subscribe_options options = {.once = false};
+    if (nargs != 2) {
+        PyErr_Format(PyExc_TypeError, "subscribe() takes a key and a handler (%zd arguments given)",
+                     nargs);
+        return NULL;
+    }
+    if (parse_options("subscribe", args + nargs, kwnames, &options) < 0 || check_open(self) < 0) {
+        return NULL;
+    }
+    PyObject *keys = keys_of(args[0]);
+    if (keys == NULL) {
+        return NULL;
+    }
+    aeb_subscription *sub = add_subscription(self, keys, args[1], &options);
+    Py_DECREF(keys);
+    return (PyObject *)sub;
+}
+
+PyObject *
+aeb_unsubscribe(aeb_bus *self, PyObject *key, PyObject *handler)
+{
+    PyObject *exact = NULL;
+    if (key != NULL && (exact = aeb_key_normalize(key)) == NULL) {
+        return NULL;
+    }
+    PyObject *found = aeb_registry_find(self, exact, handler);
+    Py_XDECREF(exact);
+    if (found == NULL) {
+        return NULL;
+    }
+    /* From the last to the first: a list gives up its last item at no cost. */
+    Py_ssize_t count = 0;
+    for (Py_ssize_t i = PyList_GET_SIZE(found) - 1; i >= 0; i--) {
+        count += aeb_registry_cancel((aeb_subscription *)PyList_GET_ITEM(found, i));
+    }
+    Py_DECREF(found);
+    return PyLong_FromSsize_t(count);
+}
+
+/* ---- the decorator --------------------------------------------------------------------------- */
+
+static PyObject *
+registrar_call(registrar *self, PyObject *args, PyObject *kwargs)
+{
+    PyObject *handler;
+    if (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) {
+        PyErr_SetString(PyExc_TypeError, "a subscribing decorator takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O:decorator", &handler)) {
+        return NULL;
+    }
+    return subscribe_and_return(self->bus, self->keys, handler, &self->options);
+}
+
+static int
+registrar_traverse(registrar *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->bus);
+    return 0;
+}
+
+static void
+registrar_dealloc(registrar *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(self->bus);
+    Py_CLEAR(self->keys);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(registrar_doc, "Subscribes the handler it is called with, and returns it.");
+
+/* No tp_clear: it is immutable, and every cycle through it also passes through its bus. */
+static PyType_Slot registrar_slots[] = {
+    {Py_tp_doc, (void *)registrar_doc},
+    {Py_tp_dealloc, registrar_dealloc},
+    {Py_tp_traverse, registrar_traverse},
+    {Py_tp_call, registrar_call},
+    {0, NULL},
+};
+
+static PyType_Spec registrar_spec = {
+    .name = "agent_event_bus._core.Registrar",
+    .basicsize = sizeof(registrar),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = registrar_slots,
+};
+
+int
+aeb_subscribe_init_type(PyObject *module, aeb_state *state)
+{
+    return aeb_state_add_type(module, &registrar_spec, &state->registrar_type, false);
+}

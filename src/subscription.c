@@ -1,0 +1,380 @@
+/* Subscription: one handler, what it is subscribed to, its options and its counters.
+ *
+ * Everything that can be known about a handler is found out here, once, when it is registered: what
+ * kind of callable it is, and so whether an emission may call it inline.  Handlers are strangers:
+ * their __eq__, __hash__ and __repr__ are never called.
+ */
+#include "subscription.h"
+
+int
+aeb_clear_ordinary_exception(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 0;
+}
+
+/* An attribute of an object we do not trust: *result is a new reference, or NULL when there is none
+ * or reading it failed.  -1 only for errors that must propagate. */
+static int
+get_attribute(PyObject *obj, const char *name, PyObject **result)
+{
+    *result = PyObject_GetAttrString(obj, name);
+    return *result == NULL ? aeb_clear_ordinary_exception() : 0;
+}
+
+/* module.name when that module has been imported already; the reference is borrowed from the module,
+ * NULL when there is none (without an exception). */
+static PyObject *
+loaded_attribute(const char *module_name, const char *name)
+{
+    PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
+    PyObject *module = modules == NULL ? NULL : PyDict_GetItemString(modules, module_name);
+    if (module == NULL || !PyModule_Check(module)) {
+        return NULL;
+    }
+    return PyDict_GetItemString(PyModule_GetDict(module), name);
+}
+
+PyObject *
+aeb_enum_value(PyObject *obj)
+{
+    PyObject *value, *enum_class = loaded_attribute("enum", "Enum");
+    if (enum_class == NULL || !PyType_Check(enum_class) ||
+        !PyObject_TypeCheck(obj, (PyTypeObject *)enum_class)) {
+        return NULL;
+    }
+    (void)get_attribute(obj, "_value_", &value);
+    return value;
+}
+
+/* Follows bound methods and functools.partial objects down to what they call.  A new reference. */
+static PyObject *
+unwrap_callable(PyObject *callable)
+{
+    PyObject *partial = loaded_attribute("functools", "partial");
+    Py_INCREF(callable);
+    for (int depth = 0; depth < 100; depth++) {
+        PyObject *next;
+        if (PyMethod_Check(callable)) {
+            next = Py_NewRef(PyMethod_GET_FUNCTION(callable));
+        }
+        else if (partial != NULL && PyType_Check(partial) &&
+                 PyObject_TypeCheck(callable, (PyTypeObject *)partial)) {
+            next = PyObject_GetAttrString(callable, "func");
+            if (next == NULL) {
+                Py_DECREF(callable);
+                return NULL;
+            }
+        }
+        else {
+            break;
+        }
+        Py_SETREF(callable, next);
+    }
+    return callable;
+}
+
+/* The code flags of a Python function, 0 for anything else. */
+static int
+code_flags(PyObject *function)
+{
+    if (!PyFunction_Check(function)) {
+        return 0;
+    }
+    return ((PyCodeObject *)PyFunction_GET_CODE(function))->co_flags;
+}
+
+/* inspect.markcoroutinefunction and unittest.mock leave a marker on what they mark.  Nobody can hold
+ * a marker of a module that was never imported, so nothing is imported to look. */
+static int
+has_coroutine_marker(PyObject *obj)
+{
+    static const struct {
+        const char *module, *marker, *attribute;
+    } marks[] = {
+        {"inspect", "_is_coroutine_mark", "_is_coroutine_marker"},
+        {"asyncio.coroutines", "_is_coroutine", "_is_coroutine"},
+    };
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(marks); i++) {
+        PyObject *marker = loaded_attribute(marks[i].module, marks[i].marker);
+        PyObject *found;
+        if (marker == NULL) {
+            continue;
+        }
+        Py_INCREF(marker);
+        if (get_attribute(obj, marks[i].attribute, &found) < 0) {
+            Py_DECREF(marker);
+            return -1;
+        }
+        bool marked = found == marker;
+        Py_XDECREF(found);
+        Py_DECREF(marker);
+        if (marked) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* What calling `callable` runs: its code flags (CO_COROUTINE is also set for marked callables). */
+static int
+callable_flags(PyObject *callable, int *flags)
+{
+    PyObject *target = unwrap_callable(callable);
+    if (target == NULL) {
+        return -1;
+    }
+    int marked = has_coroutine_marker(target);
+    if (marked == 0 && !PyFunction_Check(target) && !PyType_Check(target)) {
+        /* A callable object: what counts is the __call__ of its class. */
+        PyObject *call;
+        if (get_attribute((PyObject *)Py_TYPE(target), "__call__", &call) < 0) {
+            marked = -1;
+        }
+        else if (call != NULL) {
+            Py_SETREF(target, call);
+            PyObject *inner = unwrap_callable(target);
+            if (inner == NULL) {
+                marked = -1;
+            }
+            else {
+                Py_SETREF(target, inner);
+                marked = has_coroutine_marker(target);
+            }
+        }
+    }
+    *flags = code_flags(target) | (marked > 0 ? CO_COROUTINE : 0);
+    Py_DECREF(target);
+    return marked < 0 ? -1 : 0;
+}
+
+int
+aeb_is_coroutine_function(PyObject *callable)
+{
+    int flags;
+    if (callable_flags(callable, &flags) < 0) {
+        return -1;
+    }
+    return (flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
+}
+
+bool
+aeb_same_handler(PyObject *a, PyObject *b)
+{
+    if (a == b) {
+        return true;
+    }
+    /* obj.method makes a new object at each access.  The comparison of builtin methods is native and
+     * compares identities; that of Python methods would compare the functions with ==. */
+    if (PyMethod_Check(a) && PyMethod_Check(b)) {
+        return PyMethod_GET_SELF(a) == PyMethod_GET_SELF(b) &&
+               PyMethod_GET_FUNCTION(a) == PyMethod_GET_FUNCTION(b);
+    }
+    if (PyCFunction_CheckExact(a) && PyCFunction_CheckExact(b)) {
+        return PyCFunction_GET_SELF(a) == PyCFunction_GET_SELF(b) &&
+               PyCFunction_GET_FUNCTION(a) == PyCFunction_GET_FUNCTION(b);
+    }
+    return false;
+}
+
+PyObject *
+aeb_handler_name(PyObject *handler)
+{
+    PyObject *target = unwrap_callable(handler), *name = NULL;
+    if (target == NULL) {
+        if (aeb_clear_ordinary_exception() < 0) {
+            return NULL;
+        }
+        target = Py_NewRef(handler);
+    }
+    if (PyFunction_Check(target) || PyCFunction_Check(target) || PyType_Check(target) ||
+        Py_TYPE(target)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR) {
+        if (get_attribute(target, "__qualname__", &name) < 0) {
+            Py_DECREF(target);
+            return NULL;
+        }
+    }
+    if (name == NULL || !PyUnicode_Check(name)) {
+        Py_XDECREF(name);
+        if (get_attribute((PyObject *)Py_TYPE(target), "__qualname__", &name) < 0) {
+            Py_DECREF(target);
+            return NULL;
+        }
+    }
+    if (name == NULL || !PyUnicode_Check(name)) {
+        Py_XDECREF(name);
+        name = PyUnicode_FromString(Py_TYPE(target)->tp_name);
+    }
+    else if (!PyUnicode_CheckExact(name)) {
+        Py_SETREF(name, PyUnicode_FromObject(name));
+    }
+    Py_DECREF(target);
+    return name;
+}
+
+static int
+check_handler(PyObject *handler, int *flags)
+{
+    if (!PyCallable_Check(handler)) {
+        PyErr_Format(PyExc_TypeError, "handler must be callable, not %.200s",
+                     Py_TYPE(handler)->tp_name);
+        return -1;
+    }
+    if (callable_flags(handler, flags) < 0) {
+        return -1;
+    }
+    bool async_generator = *flags & CO_ASYNC_GENERATOR;
+    bool generator = (*flags & CO_GENERATOR) && !(*flags & (CO_ITERABLE_COROUTINE | CO_COROUTINE));
+    if (async_generator || generator) {
+        PyObject *name = aeb_handler_name(handler);
+        if (name != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "handler %U is %s function: calling it would run nothing of it", name,
+                         async_generator ? "an async generator" : "a generator");
+            Py_DECREF(name);
+        }
+        return -1;
+    }
+    return 0;
+}
+
+aeb_subscription *
+aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler, int64_t priority,
+                     bool once, bool envelope)
+{
+    int flags;
+    if (check_handler(handler, &flags) < 0) {
+        return NULL;
+    }
+    PyTypeObject *type = state->subscription_type;
+    aeb_subscription *self = (aeb_subscription *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->keys = Py_NewRef(keys);
+    self->handler = Py_NewRef(handler);
+    self->priority = priority;
+    self->once = once;
+    self->envelope = envelope;
+    self->is_async = (flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
+    return self;
+}
+
+static int
+subscription_traverse(aeb_subscription *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->handler);
+    return 0;
+}
+
+static int
+subscription_clear(aeb_subscription *self)
+{
+    PyObject *handler = self->handler;
+    self->handler = Py_NewRef(Py_None);
+    Py_XDECREF(handler);
+    return 0;
+}
+
+static void
+subscription_dealloc(aeb_subscription *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    Py_CLEAR(self->handler);
+    Py_CLEAR(self->keys);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+subscription_repr(aeb_subscription *self)
+{
+    PyObject *name = aeb_handler_name(self->handler);
+    if (name == NULL) {
+        return NULL;
+    }
+    PyObject *what =
+        PyTuple_GET_SIZE(self->keys) == 1 ? PyTuple_GET_ITEM(self->keys, 0) : self->keys;
+    PyObject *result = PyUnicode_FromFormat("<Subscription %lld: %R -> %U%s>", (long long)self->id,
+                                            what, name, self->bus != NULL ? "" : ", inactive");
+    Py_DECREF(name);
+    return result;
+}
+
+static PyObject *
+subscription_get_key(aeb_subscription *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(PyTuple_GET_ITEM(self->keys, 0));
+}
+
+static PyObject *
+subscription_get_active(aeb_subscription *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->bus != NULL);
+}
+
+static PyGetSetDef subscription_getset[] = {
+    {"key", (getter)subscription_get_key, NULL, PyDoc_STR("The first of keys."), NULL},
+    {"active", (getter)subscription_get_active, NULL,
+     PyDoc_STR("Whether the handler is still subscribed."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef subscription_members[] = {
+    {"keys", T_OBJECT_EX, offsetof(aeb_subscription, keys), READONLY,
+     PyDoc_STR("What it is subscribed to, a tuple of str.")},
+    {"handler", T_OBJECT_EX, offsetof(aeb_subscription, handler), READONLY,
+     PyDoc_STR("The callable, as it was given.")},
+    {"id", T_LONGLONG, offsetof(aeb_subscription, id), READONLY,
+     PyDoc_STR("Its number on its bus, from 1, never reused.")},
+    {"priority", T_LONGLONG, offsetof(aeb_subscription, priority), READONLY,
+     PyDoc_STR("Lower runs first.")},
+    {"calls", T_ULONGLONG, offsetof(aeb_subscription, calls), READONLY,
+     PyDoc_STR("How often the handler was called, failures included.")},
+    {"failures", T_ULONGLONG, offsetof(aeb_subscription, failures), READONLY,
+     PyDoc_STR("How often it raised an Exception.")},
+    {"once", T_BOOL, offsetof(aeb_subscription, once), READONLY,
+     PyDoc_STR("Whether its first delivery ends it.")},
+    {"envelope", T_BOOL, offsetof(aeb_subscription, envelope), READONLY,
+     PyDoc_STR("Whether the handler receives an Event.")},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(aeb_subscription, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(
+    subscription_doc,
+    "One handler subscribed to a bus: its keys, options and counters.\n\n"
+    "Made by EventBus.subscribe(). Cancel it with cancel(), or use it as a context manager,\n"
+    "which cancels it at exit.");
+
+int
+aeb_subscription_init_type(PyObject *module, aeb_state *state, PyMethodDef *methods)
+{
+    PyType_Slot slots[] = {
+        {Py_tp_doc, (void *)subscription_doc},
+        {Py_tp_dealloc, subscription_dealloc},
+        {Py_tp_traverse, subscription_traverse},
+        {Py_tp_clear, subscription_clear},
+        {Py_tp_repr, subscription_repr},
+        {Py_tp_methods, methods},
+        {Py_tp_getset, subscription_getset},
+        {Py_tp_members, subscription_members},
+        {0, NULL},
+    };
+    PyType_Spec spec = {
+        .name = "agent_event_bus.Subscription",
+        .basicsize = sizeof(aeb_subscription),
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+                 Py_TPFLAGS_DISALLOW_INSTANTIATION,
+        .slots = slots,
+    };
+    return aeb_state_add_type(module, &spec, &state->subscription_type, true);
+}

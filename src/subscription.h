@@ -1,0 +1,60 @@
+/* Subscription: one handler, what it is subscribed to, its options and its counters. */
+#ifndef AEB_SUBSCRIPTION_H
+#define AEB_SUBSCRIPTION_H
+
+#include "state.h"
+
+struct aeb_bus;
+
+typedef struct {
+    PyObject_HEAD
+    /* Borrowed.  Non-NULL exactly while the subscription is active: a bus that dies, and every way
+     * of ending a subscription, sets it to NULL before anything else can run. */
+    struct aeb_bus *bus;
+    PyObject *handler;
+    PyObject *keys; /* tuple of exact str */
+    int64_t id;
+    int64_t priority;
+    unsigned long long calls;
+    unsigned long long failures;
+    bool once;
+    bool envelope;
+    bool is_async; /* calling the handler makes a coroutine */
+    PyObject *weakrefs;
+} aeb_subscription;
+
+/* How plans are sorted: by priority, then by order of registration. */
+static inline bool
+aeb_subscription_before(const aeb_subscription *a, const aeb_subscription *b)
+{
+    return a->priority != b->priority ? a->priority < b->priority : a->id < b->id;
+}
+
+/* The type's methods come from the registry, which lies above this room: ending a subscription is
+ * its business. */
+int aeb_subscription_init_type(PyObject *module, aeb_state *state, PyMethodDef *methods);
+
+/* A new inactive Subscription; `keys` is a tuple of exact str.  TypeError when `handler` cannot be
+ * one: not callable, or a function whose call would run nothing. */
+aeb_subscription *aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
+                                       int64_t priority, bool once, bool envelope);
+
+/* 1 when calling `callable` makes a coroutine, 0 when not, -1 with an exception. */
+int aeb_is_coroutine_function(PyObject *callable);
+
+/* Whether two handlers are the same one.  Never calls a handler's __eq__. */
+bool aeb_same_handler(PyObject *a, PyObject *b);
+
+/* A handler's qualified name for logs, from its own parts or else its type: never its repr().
+ * A new str; NULL only for errors that must propagate. */
+PyObject *aeb_handler_name(PyObject *handler);
+
+/* The value of an enum member, a new reference; NULL, with or without an exception, when `obj` is
+ * none. */
+PyObject *aeb_enum_value(PyObject *obj);
+
+/* Clears the pending exception when it is an Exception and returns 0; else leaves it and returns -1
+ * (KeyboardInterrupt and its like are not ours to swallow). */
+int aeb_clear_ordinary_exception(void);
+
+#endif
