@@ -71,7 +71,7 @@ class EventBus(_core.EventBus):
         if own is not None:
             self._park(own, True)
         try:
-            self._when_idle(on_idle)
+            self._when_idle(on_idle, own is not None)
             await asyncio.wait([idle], timeout=timeout)
         finally:
             self._forget_idle(on_idle)

@@ -150,7 +150,10 @@ emit_plan(aeb_bus *self, aeb_plan *plan, aeb_occasion *occasion)
         return -1;
     }
     PyObject *late = NULL;
-    Py_ssize_t count = aeb_dispatch_sync(self, plan, occasion, nested, &late);
+    Py_ssize_t count = aeb_dispatch_begin(self, plan, occasion);
+    if (count == 0) {
+        count = aeb_dispatch_sync(self, plan, occasion, nested, &late);
+    }
     if (AEB_UNLIKELY(late != NULL || plan->n_sync < plan->n_entries)) {
         if (count < 0) {
             aeb_close_late(self->state, late, 0);
@@ -269,9 +272,12 @@ bus_pending(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-bus_when_idle(aeb_bus *self, PyObject *callback)
+bus_when_idle(aeb_bus *self, PyObject *args)
 {
-    if (aeb_schedule_when_idle(self, callback) < 0) {
+    PyObject *callback;
+    int ignore_parked;
+    if (!PyArg_ParseTuple(args, "Op:_when_idle", &callback, &ignore_parked) ||
+        aeb_schedule_when_idle(self, callback, ignore_parked) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -460,8 +466,8 @@ static PyMethodDef bus_methods[] = {
     {"_pending", AEB_METHOD(bus_pending), METH_NOARGS,
      PyDoc_STR(
          "_pending($self, /)\n--\n\nThe deliveries that emit scheduled and that are not over.")},
-    {"_when_idle", AEB_METHOD(bus_when_idle), METH_O,
-     PyDoc_STR("_when_idle($self, callback, /)\n--\n\nCall it once, when nothing is pending.")},
+    {"_when_idle", AEB_METHOD(bus_when_idle), METH_VARARGS,
+     PyDoc_STR("_when_idle(callback, ignore_parked)\n\nCall it once, when nothing is pending.")},
     {"_forget_idle", AEB_METHOD(bus_forget_idle), METH_O,
      PyDoc_STR("_forget_idle($self, callback, /)\n--\n\nTake back a call of _when_idle.")},
     {"_park", AEB_METHOD(bus_park), METH_VARARGS,

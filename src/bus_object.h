@@ -24,11 +24,12 @@ typedef struct aeb_bus {
     PyObject *on_error; /* NULL: none */
 
     /* schedule.c */
-    PyObject *loop;           /* the bound loop, or NULL */
-    PyObject *pending;        /* dict used as an ordered set of HandlerTask, or NULL */
-    PyObject *idle_callbacks; /* list of callables, or NULL */
-    Py_ssize_t n_parked;      /* pending ones that wait for the bus themselves */
-    long pending_pid;         /* the process that scheduled them */
+    PyObject *loop;            /* the bound loop, or NULL */
+    PyObject *pending;         /* dict used as an ordered set of HandlerTask, or NULL */
+    Py_ssize_t n_parked;       /* pending ones that wait for the others themselves */
+    PyObject *empty_callbacks; /* list of what to call when nothing is pending, or NULL */
+    PyObject *idle_callbacks;  /* the same for when only parked ones are */
+    long pending_pid;          /* the process that scheduled them */
 
     /* bus.c */
     PyObject *name; /* str or None */

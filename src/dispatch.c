@@ -88,17 +88,7 @@ aeb_is_awaitable(PyObject *obj)
 }
 
 PyObject *
-aeb_occasion_event(aeb_bus *bus, aeb_occasion *occasion)
-{
-    if (occasion->event == NULL) {
-        occasion->event =
-            aeb_event_new(bus->state, occasion->name, occasion->payload, occasion->seq);
-    }
-    return occasion->event;
-}
-
-PyObject *
-aeb_call_handler(aeb_bus *bus, aeb_subscription *sub, aeb_form form, aeb_occasion *occasion)
+aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion)
 {
     /* The slot in front of the arguments is the callee's to use: a bound method puts self there. */
     PyObject *stack[3] = {NULL, occasion->payload, NULL};
@@ -109,10 +99,7 @@ aeb_call_handler(aeb_bus *bus, aeb_subscription *sub, aeb_form form, aeb_occasio
         n_args = 2;
     }
     else if (AEB_UNLIKELY(form == AEB_FORM_EVENT)) {
-        stack[1] = aeb_occasion_event(bus, occasion);
-        if (stack[1] == NULL) {
-            return NULL;
-        }
+        stack[1] = occasion->event;
     }
     sub->calls++;
     return PyObject_Vectorcall(sub->handler, stack + 1, n_args | PY_VECTORCALL_ARGUMENTS_OFFSET,
@@ -148,7 +135,7 @@ aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nes
             continue;
         }
         called++;
-        PyObject *result = aeb_call_handler(bus, entry->sub, entry->form, occasion);
+        PyObject *result = aeb_call_handler(entry->sub, entry->form, occasion);
         if (AEB_LIKELY(result == Py_None)) {
             Py_DECREF(result);
             continue;

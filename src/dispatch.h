@@ -3,15 +3,29 @@
 #define AEB_DISPATCH_H
 
 #include "bus_object.h"
+#include "event.h"
 #include "registry.h"
 
 /* One event on its way to the handlers. */
 typedef struct {
     PyObject *name;    /* borrowed, exact str */
     PyObject *payload; /* borrowed */
-    PyObject *event;   /* owned: the Event, once some handler has needed it; NULL before */
+    PyObject *event;   /* owned: the Event, when some handler needs it, else NULL */
     uint64_t seq;
 } aeb_occasion;
+
+/* Makes the Event if a handler of `plan` needs it: before any handler runs, for its time stamp is the
+ * emission's.  0 or -1. */
+static inline int
+aeb_dispatch_begin(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
+{
+    if (AEB_UNLIKELY(plan->needs_event)) {
+        occasion->event =
+            aeb_event_new(bus->state, occasion->name, occasion->payload, occasion->seq);
+        return occasion->event == NULL ? -1 : 0;
+    }
+    return 0;
+}
 
 /* Calls the sync handlers of `plan` in order.
  *
@@ -21,12 +35,8 @@ typedef struct {
 Py_ssize_t aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                              PyObject **late);
 
-/* The occasion's Event, made at the first call; borrowed, or NULL. */
-PyObject *aeb_occasion_event(aeb_bus *bus, aeb_occasion *occasion);
-
 /* Calls one handler in its form; counts the call.  A new reference or NULL. */
-PyObject *aeb_call_handler(aeb_bus *bus, aeb_subscription *sub, aeb_form form,
-                           aeb_occasion *occasion);
+PyObject *aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion);
 
 /* Whether `await` accepts the object.  Looks at types only. */
 bool aeb_is_awaitable(PyObject *obj);

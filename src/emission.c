@@ -221,7 +221,10 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
     };
     PyObject *late = NULL;
     int status = -1;
-    Py_ssize_t called = aeb_dispatch_sync(self->bus, plan, &occasion, nested, &late);
+    Py_ssize_t called = aeb_dispatch_begin(self->bus, plan, &occasion);
+    if (called == 0) {
+        called = aeb_dispatch_sync(self->bus, plan, &occasion, nested, &late);
+    }
     if (called >= 0) {
         self->n_called = called;
         self->nested = nested;

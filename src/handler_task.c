@@ -25,9 +25,6 @@ aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *oc
         PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
         return NULL;
     }
-    if (entry->form == AEB_FORM_EVENT && aeb_occasion_event(bus, occasion) == NULL) {
-        return NULL;
-    }
     aeb_handler_task *self = (aeb_handler_task *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -172,7 +169,7 @@ handler_begin(aeb_handler_task *self)
         aeb_occasion occasion = {
             .name = self->name, .payload = self->payload, .event = self->event};
         self->called = true;
-        PyObject *value = aeb_call_handler(self->bus, self->sub, self->form, &occasion);
+        PyObject *value = aeb_call_handler(self->sub, self->form, &occasion);
         if (value == NULL) {
             return -1;
         }

@@ -233,6 +233,7 @@ plan_fill(aeb_plan *plan, PyObject *exact, PyObject *any)
             if (entry.sub->bus != NULL && entry.sub->is_async == (bool)async_pass) {
                 Py_INCREF(entry.sub);
                 plan->entries[plan->n_entries++] = entry;
+                plan->needs_event |= entry.form == AEB_FORM_EVENT;
             }
         }
         if (!async_pass) {

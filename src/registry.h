@@ -23,6 +23,7 @@ typedef struct {
     PyObject_VAR_HEAD
     Py_ssize_t n_sync;
     Py_ssize_t n_entries;
+    bool needs_event; /* some handler is called with an Event */
     aeb_plan_entry entries[1];
 } aeb_plan;
 

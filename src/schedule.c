@@ -3,7 +3,7 @@
  * `pending` is the set of deliveries that emit has scheduled and that are not over; it holds them
  * strongly, so no task is lost to the garbage collector.  It is a dict for its order; the keys hash
  * and compare by identity, so changing it runs no Python code.  A pending delivery is "parked" while
- * its handler itself waits for the bus to become idle (drain), else it would wait for itself.
+ * its handler itself waits for all the others (drain), else it would wait for itself.
  *
  * A forked child has the set but no thread and no loop that would ever finish what is in it, so the
  * first look at it in another process empties it.
@@ -15,21 +15,15 @@
 #include "handler_task.h"
 #include "report.h"
 
-static bool
-is_idle(aeb_bus *bus)
-{
-    return bus->pending == NULL || PyDict_GET_SIZE(bus->pending) == bus->n_parked;
-}
-
-/* Calls and forgets every idle callback.  Never raises. */
+/* Calls and forgets every callback of a list.  Never raises. */
 static void
-notify_idle(aeb_bus *bus)
+notify(PyObject **slot)
 {
-    PyObject *callbacks = bus->idle_callbacks;
+    PyObject *callbacks = *slot;
     if (callbacks == NULL) {
         return;
     }
-    bus->idle_callbacks = NULL;
+    *slot = NULL;
     PyObject *exc = aeb_take_exception();
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks); i++) {
         PyObject *answer = PyObject_CallNoArgs(PyList_GET_ITEM(callbacks, i));
@@ -40,6 +34,19 @@ notify_idle(aeb_bus *bus)
     }
     aeb_restore_exception_steal(exc);
     Py_DECREF(callbacks);
+}
+
+/* Tells those who wait what has become of `pending`. */
+static void
+notify_waiting(aeb_bus *bus)
+{
+    Py_ssize_t n = PyDict_GET_SIZE(bus->pending);
+    if (n == 0) {
+        notify(&bus->empty_callbacks);
+    }
+    if (n == bus->n_parked) {
+        notify(&bus->idle_callbacks);
+    }
 }
 
 /* Makes sure that `pending` exists and belongs to this process. */
@@ -54,12 +61,12 @@ own_pending(aeb_bus *bus)
     if (fresh == NULL) {
         return -1;
     }
-    PyObject *inherited = bus->pending, *callbacks = bus->idle_callbacks;
+    PyObject *inherited = bus->pending;
     bus->pending = fresh;
     bus->pending_pid = pid;
     bus->n_parked = 0;
-    bus->idle_callbacks = NULL;
-    Py_XDECREF(callbacks);
+    Py_CLEAR(bus->empty_callbacks);
+    Py_CLEAR(bus->idle_callbacks);
     if (inherited != NULL) {
         PyObject *delivery, *value;
         Py_ssize_t position = 0;
@@ -85,9 +92,7 @@ delivery_settled(aeb_handler_task *delivery, PyObject *Py_UNUSED(fatal))
     if (PyDict_DelItem(bus->pending, (PyObject *)delivery) < 0) {
         PyErr_WriteUnraisable((PyObject *)delivery);
     }
-    if (is_idle(bus)) {
-        notify_idle(bus);
-    }
+    notify_waiting(bus);
     return false;
 }
 
@@ -233,42 +238,36 @@ aeb_schedule_pending(aeb_bus *bus)
 }
 
 int
-aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback)
+aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback, bool ignore_parked)
 {
-    if (own_pending(bus) < 0) {
+    PyObject **slot = ignore_parked ? &bus->idle_callbacks : &bus->empty_callbacks;
+    PyObject *fresh = PyList_New(0);
+    if (fresh == NULL || own_pending(bus) < 0) {
+        Py_XDECREF(fresh);
         return -1;
     }
-    if (bus->idle_callbacks == NULL) {
-        PyObject *fresh = PyList_New(0);
-        if (fresh == NULL) {
-            return -1;
-        }
-        if (bus->idle_callbacks == NULL) { /* the allocation may have run a finaliser */
-            bus->idle_callbacks = fresh;
-        }
-        else {
-            Py_DECREF(fresh);
-        }
+    if (*slot == NULL) {
+        *slot = Py_NewRef(fresh);
     }
-    if (PyList_Append(bus->idle_callbacks, callback) < 0) {
+    Py_DECREF(fresh);
+    if (PyList_Append(*slot, callback) < 0) {
         return -1;
     }
-    if (is_idle(bus)) {
-        notify_idle(bus);
-    }
+    notify_waiting(bus);
     return 0;
 }
 
 void
 aeb_schedule_forget_callback(aeb_bus *bus, PyObject *callback)
 {
-    PyObject *callbacks = bus->idle_callbacks;
-    for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
-        if (PyList_GET_ITEM(callbacks, i) == callback) {
-            if (PyList_SetSlice(callbacks, i, i + 1, NULL) < 0) {
+    PyObject *lists[] = {bus->empty_callbacks, bus->idle_callbacks};
+    for (size_t which = 0; which < Py_ARRAY_LENGTH(lists); which++) {
+        Py_ssize_t i = lists[which] == NULL ? 0 : PyList_GET_SIZE(lists[which]);
+        while (--i >= 0) {
+            if (PyList_GET_ITEM(lists[which], i) == callback &&
+                PyList_SetSlice(lists[which], i, i + 1, NULL) < 0) {
                 PyErr_WriteUnraisable(callback);
             }
-            return;
         }
     }
 }
@@ -289,9 +288,7 @@ aeb_schedule_park(aeb_bus *bus, PyObject *obj, bool parked)
     }
     delivery->parked = parked;
     bus->n_parked += parked ? 1 : -1;
-    if (is_idle(bus)) {
-        notify_idle(bus);
-    }
+    notify_waiting(bus);
     return 0;
 }
 
@@ -300,6 +297,7 @@ aeb_schedule_traverse(aeb_bus *bus, visitproc visit, void *arg)
 {
     Py_VISIT(bus->loop);
     Py_VISIT(bus->pending);
+    Py_VISIT(bus->empty_callbacks);
     Py_VISIT(bus->idle_callbacks);
     return 0;
 }
@@ -309,5 +307,6 @@ aeb_schedule_clear(aeb_bus *bus)
 {
     Py_CLEAR(bus->loop);
     Py_CLEAR(bus->pending);
+    Py_CLEAR(bus->empty_callbacks);
     Py_CLEAR(bus->idle_callbacks);
 }

@@ -15,14 +15,14 @@ Py_ssize_t aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, Py
 /* The pending deliveries, a new list of HandlerTask in the order they were scheduled. */
 PyObject *aeb_schedule_pending(aeb_bus *bus);
 
-/* Has `callback()` called once, in any thread, when nothing is pending but parked deliveries: at
- * once when that is so already.  0 or -1. */
-int aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback);
+/* Has `callback()` called once, in any thread, when nothing is pending, or nothing but parked
+ * deliveries when `ignore_parked`: at once when that is so already.  0 or -1. */
+int aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback, bool ignore_parked);
 
 /* Forgets a callback that has not been called yet. */
 void aeb_schedule_forget_callback(aeb_bus *bus, PyObject *callback);
 
-/* Parks or unparks a pending delivery: one whose handler waits for the bus to become idle. */
+/* Parks or unparks a pending delivery: one whose handler waits for all the others. */
 int aeb_schedule_park(aeb_bus *bus, PyObject *delivery, bool parked);
 
 int aeb_schedule_traverse(aeb_bus *bus, visitproc visit, void *arg);

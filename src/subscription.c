@@ -96,6 +96,7 @@ has_coroutine_marker(PyObject *obj)
         const char *module, *marker, *attribute;
     } marks[] = {
         {"inspect", "_is_coroutine_mark", "_is_coroutine_marker"},
+        {"inspect", "_is_coroutine_marker", "_is_coroutine_marker"}, /* its name before 3.12.3 */
         {"asyncio.coroutines", "_is_coroutine", "_is_coroutine"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(marks); i++) {
