@@ -13,8 +13,9 @@ from agent_event_bus import _core
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from agent_event_bus._core import HandlerTask
     from typing_extensions import Self
+
+    from agent_event_bus._core import HandlerTask
 
 __all__ = ["EventBus"]
 
@@ -24,7 +25,7 @@ class EventBus(_core.EventBus):
 
     Args:
         name: A name for ``repr`` and logs.
-        logger: Where failures of handlers are reported; default ``logging.getLogger("agent_event_bus")``.
+        logger: Where failures of handlers are reported; by default the logger ``agent_event_bus``.
         on_error: Called as ``on_error(event_name, handler, exception)`` after a failure was logged.
             What it raises itself goes to ``sys.unraisablehook``.
         loop: The event loop for async handlers of ``emit`` calls made in threads that run none; see
@@ -45,7 +46,7 @@ class EventBus(_core.EventBus):
             timeout: Seconds to wait at most; None waits as long as it takes.
 
         Returns:
-            What is still unfinished, each as ``"event -> handler qualname"``; empty when nothing is.
+            What is still unfinished, each as ``"event -> handler qualname"``.
 
         Raises:
             TypeError: ``timeout`` is no number.
@@ -88,9 +89,9 @@ class EventBus(_core.EventBus):
     async def aclose(self) -> None:
         """Close the bus: cancel what ``emit`` has scheduled, wait for it, and deliver nothing more.
 
-        Later events are dropped with one warning; subscribing raises ``RuntimeError``. Closing twice
-        does nothing. Called inside a pending handler, it neither cancels that handler nor waits for
-        it.
+        Later events are dropped with one warning; subscribing raises ``RuntimeError``. Closing
+        twice does nothing. Called inside a pending handler, it neither cancels that handler nor
+        waits for it.
         """
         self._close()
         own = self._own_delivery()

@@ -21,6 +21,42 @@ import_attribute(const char *module_name, const char *name, PyObject **slot)
     return 0;
 }
 
+void
+aeb_aio_forget(aeb_state *state)
+{
+    Py_CLEAR(state->get_running_loop);
+    Py_CLEAR(state->leave_task);
+    Py_CLEAR(state->enter_task);
+    Py_CLEAR(state->current_task);
+    Py_CLEAR(state->task_class);
+}
+
+/* Before 3.12 asyncio's C module has static variables, which are reset when it is freed at the end of
+ * an interpreter.  They refer to our coroutine types and so to our state; if that referred back to
+ * asyncio until then, the next interpreter would inherit functions of a dead one. */
+#if PY_VERSION_HEX < 0x030C0000
+static int
+forget_at_exit(void)
+{
+    PyObject *forget = NULL, *reg = NULL, *result = NULL;
+    if (import_attribute("agent_event_bus._core", "_forget_asyncio", &forget) == 0 &&
+        import_attribute("atexit", "register", &reg) == 0) {
+        result = PyObject_CallOneArg(reg, forget);
+    }
+    int status = result == NULL ? -1 : 0;
+    Py_XDECREF(result);
+    Py_XDECREF(reg);
+    Py_XDECREF(forget);
+    return status;
+}
+#else
+static int
+forget_at_exit(void)
+{
+    return 0;
+}
+#endif
+
 int
 aeb_aio_load(aeb_state *state)
 {
@@ -28,7 +64,8 @@ aeb_aio_load(aeb_state *state)
     if (AEB_LIKELY(state->get_running_loop != NULL)) {
         return 0;
     }
-    if (import_attribute("asyncio", "CancelledError", &state->cancelled_error) < 0 ||
+    if (forget_at_exit() < 0 ||
+        import_attribute("asyncio", "CancelledError", &state->cancelled_error) < 0 ||
         import_attribute("asyncio", "Task", &state->task_class) < 0 ||
         import_attribute("asyncio", "current_task", &state->current_task) < 0 ||
         import_attribute("asyncio.tasks", "_enter_task", &state->enter_task) < 0 ||

@@ -7,6 +7,9 @@
 /* Looks everything up once.  0, or -1 when asyncio cannot be imported. */
 int aeb_aio_load(aeb_state *state);
 
+/* Forgets what aeb_aio_load() has found. */
+void aeb_aio_forget(aeb_state *state);
+
 /* The loop running in this thread: a new reference in *loop, NULL when none runs.  0 or -1. */
 int aeb_aio_running_loop(aeb_state *state, PyObject **loop);
 

@@ -587,5 +587,5 @@ static PyType_Spec emission_spec = {
 int
 aeb_emission_init_type(PyObject *module, aeb_state *state)
 {
-    return aeb_state_add_type(module, &emission_spec, &state->emission_type, true);
+    return aeb_state_add_type(module, &emission_spec, &state->emission_type, false);
 }

@@ -1,4 +1,5 @@
 /* agent_event_bus._core: the life cycle of the module.  It only calls each room's initialiser. */
+#include "aio.h"
 #include "emission.h"
 #include "event.h"
 #include "handler_task.h"
@@ -116,6 +117,20 @@ core_free(void *module)
     state->emitting = NULL;
 }
 
+static PyObject *
+core_forget_asyncio(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    aeb_aio_forget((aeb_state *)PyModule_GetState(module));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef core_methods[] = {
+    {"_forget_asyncio", core_forget_asyncio, METH_NOARGS,
+     PyDoc_STR(
+         "_forget_asyncio($module, /)\n--\n\nLet go of asyncio, at the end of an interpreter.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot core_slots[] = {
     {Py_mod_exec, core_exec},
 #if PY_VERSION_HEX >= 0x030C0000
@@ -129,6 +144,7 @@ PyModuleDef aeb_module_def = {
     .m_name = "agent_event_bus._core",
     .m_doc = PyDoc_STR("The native core of agent_event_bus. Import from agent_event_bus instead."),
     .m_size = sizeof(aeb_state),
+    .m_methods = core_methods,
     .m_slots = core_slots,
     .m_traverse = core_traverse,
     .m_clear = core_clear,
