@@ -1,0 +1,52 @@
+"""Fixtures of the whole test suite."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers import ListHandler
+
+from agent_event_bus import EventBus
+
+if sys.version_info < (3, 12):
+    # Where asyncio makes an event loop for whoever asks, the pytest plugin asks, and the loop is
+    # lost unclosed in the next asyncio.run of a test. An explicit None prevents that.
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture
+def bus() -> EventBus:
+    """A fresh bus."""
+    return EventBus()
+
+
+@pytest.fixture
+def records() -> Iterator[list[logging.LogRecord]]:
+    """What the test's buses log on the default logger, in order."""
+    logger = logging.getLogger("agent_event_bus")
+    handler = ListHandler()
+    logger.addHandler(handler)
+    yield handler.records
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The exceptions that were handed to ``sys.unraisablehook``, in order."""
+    seen: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: seen.append(args.exc_value))
+    return seen
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """Make threads give way as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

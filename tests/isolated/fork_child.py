@@ -1,0 +1,107 @@
+"""Fork with handlers pending, or while another thread uses the bus; the child must work on.
+
+The child leaves with ``os._exit``, so every check in it ends in its exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import sys
+import threading
+import traceback
+
+from agent_event_bus import EventBus
+
+
+def use(bus: EventBus) -> None:
+    """Everything a child does with a bus it inherited."""
+    log: list[object] = []
+
+    async def handler(payload: object) -> None:
+        await asyncio.sleep(0)
+        log.append(payload)
+
+    subscription = bus.subscribe("child", handler)
+    assert bus.emit("child", 1) == 1
+    assert log == [1], log
+
+    async def main() -> None:
+        assert await asyncio.wait_for(bus.drain(), 10) == []
+        bus.emit("child", 2)
+        assert await asyncio.wait_for(bus.drain(), 10) == []
+        assert await bus.emit_async("child", 3) == 1
+        assert log == [1, 2, 3], log
+
+    asyncio.run(main())
+    assert subscription.cancel()
+
+
+def in_child(bus: EventBus) -> None:
+    """Use the bus and exit 0, or show what failed and exit 1."""
+    faulthandler.dump_traceback_later(30, exit=True)
+    try:
+        use(bus)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def wait_for(child: int) -> None:
+    _, status = os.waitpid(child, 0)
+    assert status == 0, f"the child ended with status {status}"
+
+
+async def fork_with_pending() -> None:
+    bus = EventBus()
+    gate = asyncio.Event()
+    finished: list[object] = []
+
+    @bus.on("parent")
+    async def handler(payload: object) -> None:
+        await gate.wait()
+        finished.append(payload)
+
+    bus.emit("parent", "started")
+    await asyncio.sleep(0)
+    bus.emit("parent", "not started")
+    child = os.fork()
+    if child == 0:
+        in_child(bus)
+    wait_for(child)
+    gate.set()
+    assert await asyncio.wait_for(bus.drain(), 10) == []
+    assert sorted(map(str, finished)) == ["not started", "started"], finished
+
+
+def fork_beside_a_thread() -> None:
+    bus = EventBus()
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            bus.subscribe("churn", print).cancel()
+            bus.emit("churn.other")
+
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                sys.setswitchinterval(0.005)
+                in_child(bus)
+            wait_for(child)
+    finally:
+        stop.set()
+        thread.join()
+
+
+if sys.argv[1] == "pending":
+    asyncio.run(fork_with_pending())
+else:
+    fork_beside_a_thread()
+print("ok")

@@ -1,0 +1,328 @@
+"""Which keys and names are good, what text types count as strings, and what a key delivers."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import re
+import sys
+from typing import Any
+
+import pytest
+from helpers import recorder
+
+from agent_event_bus import Event, EventBus
+
+GOOD = [
+    "a",
+    "tool_called",
+    "tool.start",
+    "a.b.c.d.e",
+    " ",
+    "with space",
+    "a-b/c:d",
+    "7",
+    "naïve.ключ.鍵",
+    "\N{PARTY POPPER}",
+    "nul\0inside",
+    "\ud800",
+    "x" * 10_000,
+]
+
+# Neither a key nor an event name.
+BAD = ["", ".", "..", "a.", ".a", "a..b", "foo*", "*foo", "a.b*", "a.*b", "***", "a.***"]
+
+# Not a key because "**" may only stand last; not an event name because of its star.
+BAD_KEYS = [*BAD, "**.a", "a.**.b"]
+
+# Well-formed patterns, for a later version.
+PATTERNS = ["tool.*", "tool.**", "*.error", "a.*.c", "*.*"]
+
+NOT_STRINGS: list[Any] = [5, 1.5, b"a", bytearray(b"a"), object(), ("a",), {"a": 1}]
+
+
+class Hostile(str):
+    """A string that refuses everything but being a string."""
+
+    def _refuse(self, *args: object) -> Any:
+        raise AssertionError("must not be asked")
+
+    __eq__ = __ne__ = __hash__ = __str__ = __repr__ = _refuse
+    __len__ = __iter__ = __contains__ = __format__ = split = find = _refuse  # type: ignore[assignment]
+
+
+class Text(str, enum.Enum):
+    START = "tool.start"
+
+
+class Plain(enum.Enum):
+    START = "tool.start"
+    NUMBER = 5
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize("name", GOOD, ids=ascii)
+async def test_any_text_without_stars_and_empty_segments_is_a_key_and_a_name(
+    bus: EventBus, name: str
+) -> None:
+    log: list[Any] = []
+    subscription = bus.subscribe(name, recorder(log, "exact"))
+    bus.on("*", recorder(log, "any"))
+    assert subscription.keys == (name,)
+    assert bus.has_handlers(name)
+    assert bus.emit(name, 1) == 2
+    assert await bus.emit_async(name, 2) == 2
+    assert log == [("exact", 1), ("any", name, 1), ("exact", 2), ("any", name, 2)]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
+@pytest.mark.parametrize("method", ["on", "once", "subscribe"])
+def test_malformed_keys_are_refused_with_an_error_that_names_them(
+    bus: EventBus, method: str, key: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(key))) as caught:
+        getattr(bus, method)(key, print)
+    assert len(str(caught.value)) > len(repr(key)) + 10, "the rule is missing"
+    assert len(bus) == 0
+
+
+@pytest.mark.parametrize("key", PATTERNS)
+@pytest.mark.parametrize("method", ["on", "once", "subscribe", "off", "clear"])
+def test_patterns_are_refused_as_not_supported_yet(bus: EventBus, method: str, key: str) -> None:
+    with pytest.raises(ValueError, match="support") as caught:
+        getattr(bus, method)(key, *([print] if method in ("on", "once", "subscribe") else []))
+    assert repr(key) in str(caught.value)
+    assert len(bus) == 0
+
+
+@pytest.mark.parametrize("key", NOT_STRINGS, ids=lambda key: type(key).__name__)
+@pytest.mark.parametrize("method", ["on", "once"])
+def test_keys_that_are_not_strings_are_refused(bus: EventBus, method: str, key: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        getattr(bus, method)(key, print)
+    assert type(key).__name__ in str(caught.value) or repr(key) in str(caught.value)
+    assert len(bus) == 0
+
+
+@pytest.mark.parametrize("method", ["on", "once", "subscribe"])
+def test_none_is_not_a_key(bus: EventBus, method: str) -> None:
+    with pytest.raises(TypeError):
+        getattr(bus, method)(None, print)
+
+
+def test_a_key_whose_repr_fails_is_still_refused_with_type_error(bus: Any) -> None:
+    for method in (bus.on, bus.subscribe):
+        with pytest.raises(TypeError):
+            method(Unprintable(), print)
+    with pytest.raises(TypeError):
+        bus.emit(Unprintable())
+
+
+@pytest.mark.parametrize("wildcard_present", [False, True])
+@pytest.mark.parametrize("name", [*BAD_KEYS, *PATTERNS, "*", "**"], ids=ascii)
+def test_emitting_or_asking_for_what_is_not_a_name_raises_value_error(
+    bus: EventBus, name: str, wildcard_present: bool
+) -> None:
+    if wildcard_present:
+        bus.on("*", lambda *args: pytest.fail("delivered"))
+    for _ in range(2):  # a refused name stays refused
+        for call in (bus.emit, bus.handlers, bus.has_handlers):
+            with pytest.raises(ValueError, match=re.escape(repr(name))):
+                call(name)
+
+
+@pytest.mark.parametrize("name", [*NOT_STRINGS, None], ids=lambda name: type(name).__name__)
+def test_emitting_or_asking_for_what_is_not_a_string_raises_type_error(
+    bus: EventBus, name: Any
+) -> None:
+    for call in (bus.emit, bus.handlers, bus.has_handlers):
+        with pytest.raises(TypeError):
+            call(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("", ValueError), ("a..b", ValueError), ("*", ValueError), (5, TypeError), ([], TypeError)],
+)
+async def test_emit_async_refuses_a_bad_name_when_it_is_awaited(
+    bus: EventBus, name: Any, error: type[Exception]
+) -> None:
+    emission = bus.emit_async(name)
+    with pytest.raises(error):
+        await emission
+
+
+@pytest.mark.parametrize("text", [Hostile("tool.start"), Text.START], ids=["subclass", "enum"])
+class TestStringSubclasses:
+    def test_as_key_it_is_the_same_as_its_text(self, bus: EventBus, text: str) -> None:
+        log: list[Any] = []
+        subscription = bus.subscribe(text, recorder(log, "exact"))
+        assert bus.emit("tool.start", 1) == 1
+        assert log == [("exact", 1)]
+        assert type(subscription.key) is str
+        assert subscription.keys == ("tool.start",)
+        assert bus.handlers(text) == (subscription,)
+        assert bus.has_handlers(text)
+
+    def test_as_name_it_is_the_same_as_its_text(self, bus: EventBus, text: str) -> None:
+        log: list[Any] = []
+        bus.on("tool.start", recorder(log, "exact"))
+        assert bus.emit(text, 1) == 1
+        assert asyncio.run(bus.emit_async(text, 2)) == 1
+        assert log == [("exact", 1), ("exact", 2)]
+
+    def test_wildcard_handlers_and_envelopes_get_an_exact_str(
+        self, bus: EventBus, text: str
+    ) -> None:
+        names: list[object] = []
+        bus.on("*", lambda name, payload: names.append(name))
+        bus.on("*", lambda event: names.append(event.name), envelope=True)
+        bus.emit(text)
+        assert [type(name) for name in names] == [str, str]
+        assert names == ["tool.start", "tool.start"]
+
+    def test_it_removes_what_its_text_subscribed(self, bus: EventBus, text: str) -> None:
+        bus.on("tool.start", print)
+        assert bus.off(text, print) == 1
+        bus.on("tool.start", print)
+        assert bus.clear(text) == 1
+
+    def test_it_may_stand_in_a_list_of_keys(self, bus: EventBus, text: str) -> None:
+        subscription = bus.subscribe([text, "b"], print)
+        assert subscription.keys == ("tool.start", "b")
+
+
+def test_a_hostile_string_subclass_is_checked_by_its_text(bus: EventBus) -> None:
+    with pytest.raises(ValueError, match=re.escape("'a..b'")):
+        bus.on(Hostile("a..b"), print)
+    with pytest.raises(ValueError, match=re.escape("'*'")):
+        bus.emit(Hostile("*"))
+    got: list[object] = []
+    bus.on(Hostile("*"), lambda name, payload: got.append(name))
+    bus.emit("x")
+    assert got == ["x"]
+
+
+def test_an_enum_member_with_a_string_value_is_the_same_key(bus: Any) -> None:
+    log: list[Any] = []
+    bus.on(Plain.START, recorder(log, "exact"))
+    bus.emit("tool.start", 1)
+    bus.emit(Plain.START, 2)
+    assert log == [("exact", 1), ("exact", 2)]
+    with pytest.raises(TypeError):
+        bus.on(Plain.NUMBER, print)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="enum.StrEnum is new in 3.11")
+def test_a_str_enum_member_is_the_same_key(bus: EventBus) -> None:
+    if sys.version_info >= (3, 11):
+        kind = enum.StrEnum("kind", {"START": "tool.start"})
+        log: list[Any] = []
+        bus.on(kind.START, recorder(log, "exact"))
+        bus.emit("tool.start", 1)
+        bus.emit(kind.START, 2)
+        assert log == [("exact", 1), ("exact", 2)]
+
+
+class TestWildcards:
+    @pytest.mark.parametrize("key", ["*", "**"])
+    def test_both_wildcards_match_every_event(self, bus: EventBus, key: str) -> None:
+        log: list[Any] = []
+        bus.on(key, recorder(log, "any"))
+        for name in ("a", "tool.start", "a.b.c"):
+            assert bus.emit(name, 1) == 1
+        assert log == [("any", "a", 1), ("any", "tool.start", 1), ("any", "a.b.c", 1)]
+
+    @pytest.mark.parametrize(("made", "removed"), [("*", "**"), ("**", "*"), ("**", "**")])
+    def test_both_wildcards_are_one_key(self, bus: EventBus, made: str, removed: str) -> None:
+        bus.on(made, print)
+        assert bus.off(removed, print) == 1
+        assert len(bus) == 0
+
+    def test_a_wildcard_may_come_after_names_were_emitted(self, bus: EventBus) -> None:
+        log: list[Any] = []
+        assert bus.emit("a") == 0
+        bus.on("*", recorder(log, "any"))
+        assert bus.emit("a") == 1
+        bus.off("*")
+        assert bus.emit("a") == 0
+        assert log == [("any", "a", None)]
+
+    def test_one_function_under_both_kinds_of_key_is_called_in_both_forms(
+        self, bus: EventBus
+    ) -> None:
+        log: list[Any] = []
+        handler = recorder(log, "h")
+        bus.on("a", handler)
+        bus.on("*", handler)
+        bus.emit("a", 1)
+        assert log == [("h", 1), ("h", "a", 1)]
+
+
+class TestSeveralKeys:
+    @pytest.mark.parametrize("keys", [["a", "b"], ("a", "b")], ids=["list", "tuple"])
+    def test_one_subscription_listens_to_all_of_them(self, bus: EventBus, keys: Any) -> None:
+        log: list[Any] = []
+        subscription = bus.subscribe(keys, recorder(log, "h"))
+        assert (subscription.key, subscription.keys) == ("a", ("a", "b"))
+        bus.emit("a", 1)
+        bus.emit("b", 2)
+        bus.emit("c", 3)
+        assert log == [("h", 1), ("h", 2)]
+        assert subscription.calls == 2
+        subscription.cancel()
+        assert bus.emit("a") == bus.emit("b") == 0
+
+    @pytest.mark.parametrize("keys", [["a", "*"], ["*", "a"], ["**", "a", "*"]], ids=str)
+    def test_exact_and_wildcard_in_one_subscription_deliver_once_in_the_exact_form(
+        self, bus: EventBus, keys: list[str]
+    ) -> None:
+        log: list[Any] = []
+        bus.subscribe(keys, recorder(log, "h"))
+        assert bus.emit("a", 1) == 1
+        assert bus.emit("b", 2) == 1
+        assert log == [("h", 1), ("h", "b", 2)]
+
+    def test_a_repeated_key_delivers_once(self, bus: EventBus) -> None:
+        log: list[Any] = []
+        bus.subscribe(["a", "a"], recorder(log, "h"))
+        assert bus.emit("a", 1) == 1
+        assert log == [("h", 1)]
+        assert bus.off("a") == 1
+
+    @pytest.mark.parametrize("bad", ["", "a..b", "tool.*", 5, None])
+    def test_one_bad_key_refuses_them_all(self, bus: Any, bad: Any) -> None:
+        with pytest.raises((ValueError, TypeError)):
+            bus.subscribe(["good", bad], print)
+        assert len(bus) == 0
+        assert not bus.has_handlers("good")
+
+    def test_no_key_at_all_is_refused(self, bus: EventBus) -> None:
+        with pytest.raises((ValueError, TypeError)):
+            bus.subscribe([], print)
+        with pytest.raises((ValueError, TypeError)):
+            bus.subscribe((), print)
+        assert len(bus) == 0
+
+    @pytest.mark.parametrize("method", ["on", "once", "off", "clear"])
+    def test_only_subscribe_takes_several(self, bus: EventBus, method: str) -> None:
+        with pytest.raises(TypeError):
+            getattr(bus, method)(["a", "b"])
+
+
+@pytest.mark.parametrize("keys", [["a"], ["*"], ["a", "*"]], ids=str)
+def test_with_an_envelope_every_form_of_key_delivers_one_event(
+    bus: EventBus, keys: list[str]
+) -> None:
+    got: list[Any] = []
+    payload = object()
+    bus.subscribe(keys, lambda *args: got.append(args), envelope=True)
+    assert bus.emit("a", payload) == 1
+    ((event,),) = got
+    assert type(event) is Event
+    assert event.name == "a"
+    assert event.payload is payload
