@@ -19,7 +19,7 @@ Records = list[logging.LogRecord]
 
 
 @pytest.fixture
-def other(self) -> Iterator[LoopThread]:
+def other() -> Iterator[LoopThread]:
     with LoopThread() as other:
         yield other
 
