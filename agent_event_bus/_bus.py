@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from agent_event_bus._core import HandlerTask
 
 __all__ = ["EventBus"]
 
@@ -115,19 +114,6 @@ class EventBus(_core.EventBus):
             await self.drain()
         finally:
             await self.aclose()
-
-    def _own_delivery(self) -> HandlerTask | None:
-        """Return the pending delivery whose handler this code runs in, directly or by awaiting."""
-        import asyncio
-
-        pending = self._pending()
-        task = asyncio.current_task()
-        delivery = getattr(task, "get_coro", lambda: None)()
-        while isinstance(delivery, _core.HandlerTask):
-            if delivery in pending:
-                return delivery
-            delivery = delivery.parent
-        return None
 
     def _close_stranded(self) -> None:
         """End the deliveries whose loop was closed: nothing will ever run them again."""

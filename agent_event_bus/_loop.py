@@ -28,7 +28,11 @@ def run_to_completion(bus: _core.EventBus, emission: Coroutine[Any, Any, int]) -
         BaseException: What ``emission`` raised: ``KeyboardInterrupt`` and other errors that are not
             isolated.
     """
-    loop = asyncio.new_event_loop()
+    try:
+        loop = asyncio.new_event_loop()
+    except BaseException:
+        emission.close()  # it will not be awaited, and must not warn about that
+        raise
     try:
         return loop.run_until_complete(_run(bus, emission, loop))
     finally:

@@ -64,7 +64,10 @@ aeb_aio_load(aeb_state *state)
     if (AEB_LIKELY(state->get_running_loop != NULL)) {
         return 0;
     }
-    if (forget_at_exit() < 0 ||
+    if (state->current_handler == NULL) {
+        state->current_handler = PyContextVar_New("agent_event_bus.current_handler", NULL);
+    }
+    if (state->current_handler == NULL || forget_at_exit() < 0 ||
         import_attribute("asyncio", "CancelledError", &state->cancelled_error) < 0 ||
         import_attribute("asyncio", "Task", &state->task_class) < 0 ||
         import_attribute("asyncio", "current_task", &state->current_task) < 0 ||
@@ -179,14 +182,21 @@ aeb_aio_new_waiter(aeb_state *state, PyObject *loop)
 }
 
 int
-aeb_aio_wake(aeb_state *state, PyObject *waiter)
+aeb_aio_is_done(aeb_state *state, PyObject *future)
 {
-    PyObject *done = PyObject_CallMethodNoArgs(waiter, state->str_done);
+    PyObject *done = PyObject_CallMethodNoArgs(future, state->str_done);
     if (done == NULL) {
         return -1;
     }
     int is_done = PyObject_IsTrue(done);
     Py_DECREF(done);
+    return is_done;
+}
+
+int
+aeb_aio_wake(aeb_state *state, PyObject *waiter)
+{
+    int is_done = aeb_aio_is_done(state, waiter);
     if (is_done != 0) {
         return is_done < 0 ? -1 : 0;
     }

@@ -31,6 +31,9 @@ PyObject *aeb_aio_new_task(aeb_state *state, PyObject *loop, PyObject *coro, PyO
 /* A new future of `loop` that is ready to be yielded to a task. */
 PyObject *aeb_aio_new_waiter(aeb_state *state, PyObject *loop);
 
+/* Whether a future is done: 1, 0 or -1. */
+int aeb_aio_is_done(aeb_state *state, PyObject *future);
+
 /* Resolves a waiter unless it is done already.  0 or -1. */
 int aeb_aio_wake(aeb_state *state, PyObject *waiter);
 

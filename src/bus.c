@@ -272,6 +272,16 @@ bus_pending(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+bus_own_delivery(aeb_bus *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *own;
+    if (aeb_schedule_own_delivery(self, &own) < 0) {
+        return NULL;
+    }
+    return own != NULL ? own : Py_NewRef(Py_None);
+}
+
+static PyObject *
 bus_when_idle(aeb_bus *self, PyObject *args)
 {
     PyObject *callback;
@@ -383,7 +393,11 @@ bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
         (on_error != Py_None && check_on_error(on_error) < 0) || set_loop(self, loop) < 0) {
         return -1;
     }
-    Py_XSETREF(self->name, Py_NewRef(name));
+    PyObject *exact_name = name == Py_None ? Py_NewRef(name) : PyUnicode_FromObject(name);
+    if (exact_name == NULL) {
+        return -1;
+    }
+    Py_XSETREF(self->name, exact_name);
     Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
     Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
     return 0;
@@ -466,6 +480,8 @@ static PyMethodDef bus_methods[] = {
     {"_pending", AEB_METHOD(bus_pending), METH_NOARGS,
      PyDoc_STR(
          "_pending($self, /)\n--\n\nThe deliveries that emit scheduled and that are not over.")},
+    {"_own_delivery", AEB_METHOD(bus_own_delivery), METH_NOARGS,
+     PyDoc_STR("_own_delivery($self, /)\n--\n\nThe pending delivery that the caller is part of.")},
     {"_when_idle", AEB_METHOD(bus_when_idle), METH_VARARGS,
      PyDoc_STR("_when_idle(callback, ignore_parked)\n\nCall it once, when nothing is pending.")},
     {"_forget_idle", AEB_METHOD(bus_forget_idle), METH_O,

@@ -119,6 +119,10 @@ aeb_fetch_stop_iteration(void)
         return NULL;
     }
     PyObject *exc = aeb_take_exception();
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
+        aeb_restore_exception_steal(exc); /* out of memory while it was normalised */
+        return NULL;
+    }
     PyObject *value = Py_NewRef(((PyStopIterationObject *)exc)->value != NULL
                                     ? ((PyStopIterationObject *)exc)->value
                                     : Py_None);
@@ -170,6 +174,10 @@ aeb_module_of_type(PyTypeObject *type, PyModuleDef *def)
     return NULL;
 #endif
 }
+
+/* Deallocating a long chain of objects that hold each other must not use up the C stack. */
+#define AEB_TRASHCAN_BEGIN(self, dealloc) Py_TRASHCAN_BEGIN(self, dealloc)
+#define AEB_TRASHCAN_END Py_TRASHCAN_END
 
 /* What time.time() returns: seconds since the epoch. */
 static inline double

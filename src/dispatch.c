@@ -64,6 +64,16 @@ aeb_dispatch_leave_contended(aeb_state *state, bool nested)
     }
 }
 
+void
+aeb_dispatch_after_fork(aeb_state *state)
+{
+    aeb_emitting *found = find_emitting(state, PyThreadState_Get());
+    if (found != NULL) {
+        state->emitting[0] = *found;
+    }
+    state->n_emitting = found != NULL;
+}
+
 /* ---- calling handlers ------------------------------------------------------------------------ */
 
 bool

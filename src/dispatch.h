@@ -52,6 +52,9 @@ bool aeb_is_awaitable(PyObject *obj);
 static inline int aeb_dispatch_enter(aeb_state *state);
 static inline void aeb_dispatch_leave(aeb_state *state, bool nested);
 
+/* In a forked child: forgets the threads that it does not have. */
+void aeb_dispatch_after_fork(aeb_state *state);
+
 /* The same where some thread is inside an emission already. */
 int aeb_dispatch_enter_contended(aeb_state *state);
 void aeb_dispatch_leave_contended(aeb_state *state, bool nested);

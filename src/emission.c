@@ -127,9 +127,9 @@ start_child(aeb_emission *self, aeb_handler_task *child)
     child->depth = self->parent == NULL ? 1 : self->parent->depth + 1;
     child->parent = (aeb_handler_task *)Py_XNewRef((PyObject *)self->parent);
     self->n_unfinished++;
-    aeb_handler_task_start(child, self->loop, true);
-    if (child->status == AEB_HANDLER_DONE) {
-        return 0;
+    int status = aeb_handler_task_start(child, self->loop, true);
+    if (status < 0 || child->status == AEB_HANDLER_DONE) {
+        return status;
     }
     if (self->children == NULL) {
         self->children = PyList_New(0);
@@ -174,12 +174,22 @@ start_prepared(aeb_emission *self)
     return status;
 }
 
-/* Finds the loop, and the delivery that awaits this emission, if one does. */
+/* How many handlers that are not over are waiting in a row, from `task` up. */
+static Py_ssize_t
+live_depth(const aeb_handler_task *task)
+{
+    Py_ssize_t depth = 0;
+    for (; task != NULL; task = task->parent) {
+        depth += task->status != AEB_HANDLER_DONE;
+    }
+    return depth;
+}
+
+/* Finds the loop, and the delivery whose handler emits, if one does. */
 static int
 find_surroundings(aeb_emission *self)
 {
     aeb_state *state = self->bus->state;
-    PyObject *task;
     if (aeb_aio_running_loop(state, &self->loop) < 0) {
         return -1;
     }
@@ -188,17 +198,14 @@ find_surroundings(aeb_emission *self)
                                             "must be awaited in one");
         return -1;
     }
-    if (aeb_aio_current_task(state, self->loop, &task) < 0) {
+    if (aeb_handler_task_current(state, &self->parent) < 0) {
         return -1;
-    }
-    if (task != NULL) {
-        aeb_handler_task *parent = aeb_handler_task_of(state, task);
-        self->parent = (aeb_handler_task *)Py_XNewRef((PyObject *)parent);
-        Py_DECREF(task);
     }
     if (self->parent != NULL) {
         self->nested = true;
-        if (self->parent->depth >= Py_GetRecursionLimit()) {
+        Py_ssize_t limit = Py_GetRecursionLimit();
+        /* The depth on record also counts handlers that ended while what they began went on. */
+        if (self->parent->depth >= limit && live_depth(self->parent) >= limit) {
             PyErr_SetString(PyExc_RecursionError,
                             "maximum recursion depth exceeded in nested emit_async");
             return -1;
@@ -353,6 +360,22 @@ emission_misused(aeb_emission *self)
     return PYGEN_ERROR;
 }
 
+/* The task is back from its waiter, or another task has got hold of the emission. */
+static PySendResult
+emission_resume(aeb_emission *self, PyObject **result)
+{
+    if (self->n_unfinished > 0) {
+        int done = aeb_aio_is_done(self->bus->state, self->waiter);
+        if (done == 0) {
+            PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
+        }
+        if (done <= 0) {
+            return PYGEN_ERROR;
+        }
+    }
+    return emission_wait(self, result);
+}
+
 static PySendResult
 emission_am_send(aeb_emission *self, PyObject *value, PyObject **result)
 {
@@ -365,7 +388,7 @@ emission_am_send(aeb_emission *self, PyObject *value, PyObject **result)
         }
         return emission_first_step(self, result);
     case EMISSION_WAITING:
-        return emission_wait(self, result);
+        return emission_resume(self, result);
     default:
         return emission_misused(self);
     }
@@ -550,6 +573,7 @@ emission_dealloc(aeb_emission *self)
         return;
     }
     PyObject_GC_UnTrack(self);
+    AEB_TRASHCAN_BEGIN(self, emission_dealloc)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
@@ -559,6 +583,7 @@ emission_dealloc(aeb_emission *self)
     Py_CLEAR(self->bus);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
+    AEB_TRASHCAN_END
 }
 
 PyDoc_STRVAR(emission_doc, "The coroutine object that EventBus.emit_async() returns.");

@@ -61,7 +61,13 @@ event_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             return NULL;
         }
     }
-    return event_alloc(type, name, payload, seq, timestamp);
+    PyObject *exact_name = PyUnicode_FromObject(name); /* a subclass could be part of a cycle */
+    if (exact_name == NULL) {
+        return NULL;
+    }
+    PyObject *self = event_alloc(type, exact_name, payload, seq, timestamp);
+    Py_DECREF(exact_name);
+    return self;
 }
 
 static int
@@ -87,6 +93,7 @@ event_dealloc(aeb_event *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    AEB_TRASHCAN_BEGIN(self, event_dealloc)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
@@ -94,6 +101,7 @@ event_dealloc(aeb_event *self)
     Py_CLEAR(self->payload);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
+    AEB_TRASHCAN_END
 }
 
 static PyObject *

@@ -88,6 +88,13 @@ switch_task(aeb_state *state, PyObject *loop, PyObject *from, PyObject *to)
         }
         PyObject *done = PyObject_CallFunctionObjArgs(calls[i][0], loop, calls[i][1], NULL);
         if (done == NULL) {
+            if (i == 1 && from != NULL) { /* leave things as they were */
+                PyObject *exc = aeb_take_exception();
+                done = PyObject_CallFunctionObjArgs(state->enter_task, loop, from, NULL);
+                Py_XDECREF(done);
+                PyErr_Clear();
+                aeb_restore_exception_steal(exc);
+            }
             return -1;
         }
         Py_DECREF(done);
@@ -99,7 +106,7 @@ switch_task(aeb_state *state, PyObject *loop, PyObject *from, PyObject *to)
 static int
 early_step(aeb_handler_task *self, PyObject *loop, PyObject *task, PyObject *context)
 {
-    aeb_state *state = self->bus->state;
+    aeb_state *state = self->state;
     PyObject *outer, *result = NULL;
     if (aeb_aio_current_task(state, loop, &outer) < 0) {
         return -1;
@@ -152,7 +159,7 @@ early_step(aeb_handler_task *self, PyObject *loop, PyObject *task, PyObject *con
 static int
 start_task(aeb_handler_task *self, PyObject *loop, bool eager)
 {
-    aeb_state *state = self->bus->state;
+    aeb_state *state = self->state;
     bool own_factory;
     PyObject *context = NULL, *task_context = NULL;
     PyObject *name = task_name(self);
@@ -179,6 +186,9 @@ start_task(aeb_handler_task *self, PyObject *loop, bool eager)
     if (self->status != AEB_HANDLER_DONE) {
         self->loop = self->loop != NULL ? self->loop : Py_NewRef(loop);
         self->task = Py_NewRef(task);
+        if (self->cancel_requested) { /* during its first step, which an eager factory took */
+            aeb_handler_task_cancel(self);
+        }
     }
     status = 0;
 #if PY_VERSION_HEX < 0x030C0000
@@ -195,49 +205,40 @@ done:
     return status;
 }
 
-void
+int
 aeb_handler_task_start(aeb_handler_task *self, PyObject *loop, bool eager)
 {
     Py_INCREF(self);
-    if (start_task(self, loop, eager) < 0) {
-        aeb_handler_task_fail(self);
+    int status = start_task(self, loop, eager);
+    if (status < 0) {
+        status = aeb_handler_task_fail(self);
     }
     Py_DECREF(self);
-}
-
-aeb_handler_task *
-aeb_handler_task_of(aeb_state *state, PyObject *task)
-{
-    PyObject *coro = PyObject_CallMethodNoArgs(task, state->str_get_coro);
-    if (coro == NULL) {
-        PyErr_Clear(); /* made by a factory, and no asyncio.Task */
-        return NULL;
-    }
-    Py_DECREF(coro); /* the running task keeps it */
-    return Py_IS_TYPE(coro, state->handler_task_type) ? (aeb_handler_task *)coro : NULL;
+    return status;
 }
 
 void
 aeb_handler_task_cancel(aeb_handler_task *self)
 {
-    if (self->status == AEB_HANDLER_DONE) {
+    bool starting = self->status == AEB_HANDLER_RUNNING && self->task == NULL;
+    if (self->status == AEB_HANDLER_DONE || starting) {
+        self->cancel_requested |= starting; /* start_task() sees to it */
         return;
     }
     PyObject *exc = aeb_take_exception();
     PyObject *task = Py_XNewRef(self->task), *loop = Py_XNewRef(self->loop);
     PyObject *answer = NULL, *loop_of_thread = NULL, *cancel = NULL;
     self->cancel_requested = true;
-    if (task == NULL || aeb_aio_running_loop(self->bus->state, &loop_of_thread) < 0) {
+    if (task == NULL || aeb_aio_running_loop(self->state, &loop_of_thread) < 0) {
         goto done;
     }
     if (loop_of_thread == loop) {
-        answer = PyObject_CallMethodNoArgs(task, self->bus->state->str_cancel);
+        answer = PyObject_CallMethodNoArgs(task, self->state->str_cancel);
     }
     else {
-        cancel = PyObject_GetAttr(task, self->bus->state->str_cancel);
+        cancel = PyObject_GetAttr(task, self->state->str_cancel);
         if (cancel != NULL) {
-            answer =
-                PyObject_CallMethodOneArg(loop, self->bus->state->str_call_soon_threadsafe, cancel);
+            answer = PyObject_CallMethodOneArg(loop, self->state->str_call_soon_threadsafe, cancel);
         }
     }
 
@@ -286,11 +287,12 @@ aeb_handler_task_close(aeb_handler_task *self)
     int status = 0;
     PyObject *started = Py_XNewRef(self->inner);
     self->status = AEB_HANDLER_RUNNING;
+    self->finished_early = self->ended_cancelled = true; /* should its task ever run again */
     if (self->task != NULL &&
-        PyObject_SetAttr(self->task, self->bus->state->str_log_destroy_pending, Py_False) < 0) {
+        PyObject_SetAttr(self->task, self->state->str_log_destroy_pending, Py_False) < 0) {
         PyErr_Clear();
     }
-    if (started != NULL && aeb_close_awaitable(self->bus->state, started) < 0) {
+    if (started != NULL && aeb_close_awaitable(self->state, started) < 0) {
         status = aeb_report_failure(self->bus, self->sub, self->name, false);
     }
     else if (!self->cancel_requested) {
@@ -308,7 +310,7 @@ aeb_handler_task_abandon(aeb_handler_task *self)
 {
     self->settled = NULL;
     if (self->task != NULL &&
-        PyObject_SetAttr(self->task, self->bus->state->str_log_destroy_pending, Py_False) < 0) {
+        PyObject_SetAttr(self->task, self->state->str_log_destroy_pending, Py_False) < 0) {
         PyErr_Clear();
     }
 }

@@ -29,6 +29,7 @@ aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *oc
     if (self == NULL) {
         return NULL;
     }
+    self->state = bus->state;
     self->bus = (aeb_bus *)Py_NewRef((PyObject *)bus);
     self->sub = (aeb_subscription *)Py_NewRef((PyObject *)entry->sub);
     self->form = entry->form;
@@ -47,7 +48,8 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
 {
     PyObject *inner = self->inner, *awaitable = self->awaitable, *context = self->context;
     PyObject *yielded = self->yielded, *task = self->task, *owner = self->owner;
-    PyObject *payload = self->payload, *event = self->event;
+    PyObject *payload = self->payload, *event = self->event, *parent = (PyObject *)self->parent;
+    PyObject *bus = (PyObject *)self->bus;
     Py_INCREF(self); /* its owner may hold the last reference, and let go of it now */
     self->inner = self->awaitable = self->context = self->yielded = self->task = NULL;
     self->event = NULL;
@@ -56,16 +58,20 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     bool taken = self->settled != NULL && self->settled(self, fatal);
     self->settled = NULL;
     self->owner = NULL;
+    self->parent = NULL;
+    self->bus = NULL;
     if (awaitable != NULL) { /* never started: a coroutine would warn that nobody awaited it */
         PyObject *exc = aeb_take_exception();
-        if (aeb_close_awaitable(self->bus->state, awaitable) < 0) {
+        if (aeb_close_awaitable(self->state, awaitable) < 0) {
             PyErr_WriteUnraisable(awaitable);
         }
         aeb_restore_exception_steal(exc);
         Py_DECREF(awaitable);
     }
-    Py_DECREF(payload);
+    Py_XDECREF(payload);
     Py_XDECREF(event);
+    Py_XDECREF(parent);
+    Py_XDECREF(bus);
     Py_XDECREF(yielded);
     Py_XDECREF(inner);
     Py_XDECREF(context);
@@ -88,7 +94,7 @@ static PySendResult
 handler_raised(aeb_handler_task *self, PyObject **result)
 {
     *result = NULL;
-    if (aeb_cancelled_error_pending(self->bus->state)) {
+    if (aeb_cancelled_error_pending(self->state)) {
         PyObject *cancelled = aeb_take_exception();
         int status = self->cancel_requested
                          ? 0
@@ -115,23 +121,23 @@ handler_raised(aeb_handler_task *self, PyObject **result)
     return PYGEN_ERROR;
 }
 
-void
+int
 aeb_handler_task_fail(aeb_handler_task *self)
 {
     PyObject *result;
     if (self->status == AEB_HANDLER_DONE) {
-        PyErr_WriteUnraisable((PyObject *)self);
-        return;
+        return PyErr_ExceptionMatches(PyExc_Exception)
+                   ? (PyErr_WriteUnraisable((PyObject *)self), 0)
+                   : -1;
     }
-    if (handler_raised(self, &result) == PYGEN_ERROR) {
-        if (self->ended_cancelled) {
-            PyErr_Clear();
-        }
-        else {
-            PyErr_WriteUnraisable((PyObject *)self);
-        }
-    }
+    self->finished_early = true; /* a task that was half made may still take a step */
+    PySendResult status = handler_raised(self, &result);
     Py_XDECREF(result);
+    if (status == PYGEN_ERROR && self->ended_cancelled) {
+        PyErr_Clear();
+        return 0;
+    }
+    return status == PYGEN_ERROR ? -1 : 0;
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -158,14 +164,38 @@ await_iterator(PyObject *awaitable)
     return iterator;
 }
 
+int
+aeb_handler_task_current(aeb_state *state, aeb_handler_task **found)
+{
+    PyObject *value;
+    *found = NULL;
+    if (state->current_handler == NULL) {
+        return 0;
+    }
+    if (PyContextVar_Get(state->current_handler, NULL, &value) < 0) {
+        return -1;
+    }
+    if (value != NULL && ((aeb_handler_task *)value)->status == AEB_HANDLER_DONE) {
+        Py_CLEAR(value); /* the handler is over, and this is a task that it left behind */
+    }
+    *found = (aeb_handler_task *)value;
+    return 0;
+}
+
 /* Calls the handler unless it has been removed.  1: there is something to drive; 0: over; -1. */
 static int
 handler_begin(aeb_handler_task *self)
 {
+    if (self->awaitable == NULL && self->sub->bus == NULL && !self->sub->once) {
+        return 0; /* removed before its turn; a once handler was claimed for this delivery */
+    }
+    /* In the handler's own context, so that it reaches every task that the handler makes. */
+    PyObject *token = PyContextVar_Set(self->state->current_handler, (PyObject *)self);
+    if (token == NULL) {
+        return -1;
+    }
+    Py_DECREF(token);
     if (self->awaitable == NULL) {
-        if (self->sub->bus == NULL && !self->sub->once) {
-            return 0; /* removed before its turn; a once handler was claimed for this delivery */
-        }
         aeb_occasion occasion = {
             .name = self->name, .payload = self->payload, .event = self->event};
         self->called = true;
@@ -191,7 +221,7 @@ handler_begin(aeb_handler_task *self)
 static PySendResult
 throw_into_inner(aeb_handler_task *self, PyObject *exc, PyObject **result)
 {
-    PyObject *throw = PyObject_GetAttr(self->inner, self->bus->state->str_throw);
+    PyObject *throw = PyObject_GetAttr(self->inner, self->state->str_throw);
     if (throw == NULL) {
         /* A plain iterator cannot be told: it is abandoned, and the error is its end. */
         PyErr_Clear();
@@ -262,7 +292,7 @@ handler_after_end(aeb_handler_task *self, PyObject **result)
     }
     self->finished_early = false;
     if (self->ended_cancelled) {
-        PyErr_SetNone(self->bus->state->cancelled_error);
+        PyErr_SetNone(self->state->cancelled_error);
         return PYGEN_ERROR;
     }
     *result = Py_NewRef(Py_None);
@@ -295,10 +325,17 @@ handler_am_send(aeb_handler_task *self, PyObject *value, PyObject **result)
 /* A cancellation that arrives between the early step and the task's own first step: do what
  * Task.cancel() does for a task that waits for a future.  True when the future took it. */
 static bool
-cancel_yielded(aeb_handler_task *self, PyObject *yielded)
+cancel_yielded(aeb_handler_task *self, PyObject *yielded, PyObject *exc)
 {
     int cancelled = -1;
-    PyObject *answer = PyObject_CallMethodNoArgs(yielded, self->bus->state->str_cancel);
+    PyObject *message = ((PyBaseExceptionObject *)exc)->args, *answer;
+    if (message != NULL && PyTuple_GET_SIZE(message) > 0) {
+        answer = PyObject_CallMethodOneArg(yielded, self->state->str_cancel,
+                                           PyTuple_GET_ITEM(message, 0));
+    }
+    else {
+        answer = PyObject_CallMethodNoArgs(yielded, self->state->str_cancel);
+    }
     if (answer != NULL) {
         cancelled = PyObject_IsTrue(answer);
         Py_DECREF(answer);
@@ -328,8 +365,8 @@ handler_throw_exception(aeb_handler_task *self, PyObject *exc, PyObject **result
     if (self->yielded != NULL) {
         PyObject *yielded = self->yielded;
         self->yielded = NULL;
-        if (PyErr_GivenExceptionMatches(exc, self->bus->state->cancelled_error) &&
-            cancel_yielded(self, yielded)) {
+        if (PyErr_GivenExceptionMatches(exc, self->state->cancelled_error) &&
+            cancel_yielded(self, yielded, exc)) {
             *result = yielded;
             return PYGEN_NEXT;
         }
@@ -436,8 +473,9 @@ handler_cancel(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->status == AEB_HANDLER_NEW && self->task == NULL) {
-        aeb_handler_task_start(self, self->loop, false);
+    if (self->status == AEB_HANDLER_NEW && self->task == NULL &&
+        aeb_handler_task_start(self, self->loop, false) < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -488,7 +526,6 @@ static PyMemberDef handler_members[] = {
     {"event_name", T_OBJECT, offsetof(aeb_handler_task, name), READONLY, NULL},
     {"loop", T_OBJECT, offsetof(aeb_handler_task, loop), READONLY, NULL},
     {"task", T_OBJECT, offsetof(aeb_handler_task, task), READONLY, NULL},
-    {"parent", T_OBJECT, offsetof(aeb_handler_task, parent), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(aeb_handler_task, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -548,6 +585,7 @@ handler_dealloc(aeb_handler_task *self)
         return;
     }
     PyObject_GC_UnTrack(self);
+    AEB_TRASHCAN_BEGIN(self, handler_dealloc)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
@@ -559,6 +597,7 @@ handler_dealloc(aeb_handler_task *self)
     Py_CLEAR(self->bus);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
+    AEB_TRASHCAN_END
 }
 
 PyDoc_STRVAR(handler_doc, "The coroutine that one async delivery runs as.");

@@ -21,7 +21,8 @@ typedef bool (*aeb_settled)(struct aeb_handler_task *self, PyObject *fatal);
 
 typedef struct aeb_handler_task {
     PyObject_HEAD
-    aeb_bus *bus;          /* strong */
+    aeb_state *state;      /* borrowed: our type keeps it alive */
+    aeb_bus *bus;          /* strong; NULL once it is over */
     aeb_subscription *sub; /* strong */
     aeb_form form;
     PyObject *name;
@@ -33,7 +34,7 @@ typedef struct aeb_handler_task {
     PyObject *yielded;   /* a future of the early first step that the task has not seen yet */
     PyObject *loop;
     PyObject *task;
-    struct aeb_handler_task *parent; /* strong: the delivery that awaits the owner, or NULL */
+    struct aeb_handler_task *parent; /* strong: the delivery whose handler emitted, or NULL */
     PyObject *owner;                 /* strong, or NULL: for `settled` */
     aeb_settled settled;
     Py_ssize_t depth; /* of handlers awaiting emissions of handlers, from 1 */
@@ -43,7 +44,7 @@ typedef struct aeb_handler_task {
     bool cancel_requested; /* by the bus itself, so it is no news */
     bool finished_early;   /* in the early first step; the task has yet to learn it */
     bool ended_cancelled;
-    bool parked; /* see schedule.c */
+    Py_ssize_t parked; /* how often, see schedule.c */
     PyObject *weakrefs;
 } aeb_handler_task;
 
@@ -70,8 +71,9 @@ int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyOb
 void aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i);
 
 /* Gives it a task of `loop`; an eager one takes its first step before this returns, unless the loop
- * has its own factory.  Never fails: an error is the handler's failure. */
-void aeb_handler_task_start(aeb_handler_task *self, PyObject *loop, bool eager);
+ * has its own factory.  An Exception on the way is the handler's failure.  0, or -1 with an error that
+ * must propagate and that the owner has not taken. */
+int aeb_handler_task_start(aeb_handler_task *self, PyObject *loop, bool eager);
 
 /* Asks its task to cancel, in the loop's own thread.  Never raises. */
 void aeb_handler_task_cancel(aeb_handler_task *self);
@@ -92,11 +94,12 @@ PySendResult aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyOb
 /* Calls obj.close() if it has one.  0 or -1. */
 int aeb_close_awaitable(aeb_state *state, PyObject *obj);
 
-/* Fails it with the pending exception, before it was started.  Never raises. */
-void aeb_handler_task_fail(aeb_handler_task *self);
+/* Fails it with the pending exception, before it was started.  0 or -1, as for starting it. */
+int aeb_handler_task_fail(aeb_handler_task *self);
 
-/* The delivery that `task` drives; borrowed from the task, NULL when it drives none. */
-aeb_handler_task *aeb_handler_task_of(aeb_state *state, PyObject *task);
+/* The unfinished delivery whose handler the current context belongs to, also in the tasks that it has
+ * made: a new reference in *found, or NULL.  0 or -1. */
+int aeb_handler_task_current(aeb_state *state, aeb_handler_task **found);
 
 /* What Python says to a coroutine's first send() of anything but None. */
 #define AEB_FIRST_SEND "can't send non-None value to a just-started coroutine"

@@ -1,5 +1,6 @@
 /* agent_event_bus._core: the life cycle of the module.  It only calls each room's initialiser. */
 #include "aio.h"
+#include "dispatch.h"
 #include "emission.h"
 #include "event.h"
 #include "handler_task.h"
@@ -52,6 +53,61 @@ core_init_strings(aeb_state *state)
     return 0;
 }
 
+static PyObject *
+core_forget_asyncio(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    aeb_aio_forget((aeb_state *)PyModule_GetState(module));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    aeb_dispatch_after_fork((aeb_state *)PyModule_GetState(module));
+    Py_RETURN_NONE;
+}
+
+/* os.register_at_fork(after_in_child=_after_fork), where there is fork. */
+static int
+core_register_at_fork(PyObject *module)
+{
+    PyObject *os = PyImport_ImportModule("os");
+    PyObject *reg = NULL, *callback = NULL, *kwargs = NULL, *args = NULL, *result = NULL;
+    int status = -1;
+    if (os == NULL) {
+        return -1;
+    }
+    if (!PyObject_HasAttrString(os, "register_at_fork")) {
+        Py_DECREF(os);
+        return 0;
+    }
+    reg = PyObject_GetAttrString(os, "register_at_fork");
+    callback = PyObject_GetAttrString(module, "_after_fork");
+    args = PyTuple_New(0);
+    if (reg != NULL && callback != NULL && args != NULL) {
+        kwargs = Py_BuildValue("{sO}", "after_in_child", callback);
+        result = kwargs == NULL ? NULL : PyObject_Call(reg, args, kwargs);
+        status = result == NULL ? -1 : 0;
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(args);
+    Py_XDECREF(callback);
+    Py_XDECREF(reg);
+    Py_DECREF(os);
+    return status;
+}
+
+static PyMethodDef core_methods[] = {
+    {"_after_fork", core_after_fork, METH_NOARGS,
+     PyDoc_STR(
+         "_after_fork($module, /)\n--\n\nForget the threads that a forked child does not have.")},
+    {"_forget_asyncio", core_forget_asyncio, METH_NOARGS,
+     PyDoc_STR(
+         "_forget_asyncio($module, /)\n--\n\nLet go of asyncio, at the end of an interpreter.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static int
 core_exec(PyObject *module)
 {
@@ -65,7 +121,8 @@ core_exec(PyObject *module)
     if (core_init_strings(state) < 0 || aeb_event_init_type(module, state) < 0 ||
         aeb_registry_init_types(module, state) < 0 ||
         aeb_handler_task_init_type(module, state) < 0 ||
-        aeb_emission_init_type(module, state) < 0 || aeb_bus_init_types(module, state) < 0) {
+        aeb_emission_init_type(module, state) < 0 || aeb_bus_init_types(module, state) < 0 ||
+        core_register_at_fork(module) < 0) {
         return -1;
     }
     return 0;
@@ -116,20 +173,6 @@ core_free(void *module)
     PyMem_Free(state->emitting);
     state->emitting = NULL;
 }
-
-static PyObject *
-core_forget_asyncio(PyObject *module, PyObject *Py_UNUSED(ignored))
-{
-    aeb_aio_forget((aeb_state *)PyModule_GetState(module));
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef core_methods[] = {
-    {"_forget_asyncio", core_forget_asyncio, METH_NOARGS,
-     PyDoc_STR(
-         "_forget_asyncio($module, /)\n--\n\nLet go of asyncio, at the end of an interpreter.")},
-    {NULL, NULL, 0, NULL},
-};
 
 static PyModuleDef_Slot core_slots[] = {
     {Py_mod_exec, core_exec},

@@ -19,6 +19,9 @@
 /* Names without an exact subscription that are kept before the plans are dropped and begun anew. */
 #define MAX_ANY_PLANS 1024
 
+/* Longer names, in characters, are not kept at all: few long ones take as much as many short ones. */
+#define MAX_ANY_NAME 256
+
 /* ---- keys and names ------------------------------------------------------------------------ */
 
 typedef enum { NAME_EXACT, NAME_ANY, NAME_PATTERN, NAME_BAD } name_kind;
@@ -294,14 +297,16 @@ aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
             Py_XDECREF(old);
         }
         plan = Py_XNewRef(bus->any_plan);
-        if (plan != NULL && bus->n_any_plans >= MAX_ANY_PLANS) {
-            bus->n_any_plans = 0;
-            PyDict_Clear(bus->plans);
+        if (plan != NULL && PyUnicode_GET_LENGTH(exact) <= MAX_ANY_NAME) {
+            if (bus->n_any_plans >= MAX_ANY_PLANS) {
+                bus->n_any_plans = 0;
+                PyDict_Clear(bus->plans);
+            }
+            if (PyDict_SetItem(bus->plans, exact, plan) < 0) {
+                Py_CLEAR(plan);
+            }
+            bus->n_any_plans += plan != NULL;
         }
-        if (plan != NULL && PyDict_SetItem(bus->plans, exact, plan) < 0) {
-            Py_CLEAR(plan);
-        }
-        bus->n_any_plans += plan != NULL;
     }
     if (plan == NULL) {
         Py_DECREF(exact);
@@ -441,23 +446,18 @@ aeb_registry_cancel(aeb_subscription *sub)
     return true;
 }
 
+/* Appends what matches to `found`.  Appending allocates no object, so nothing changes the list. */
 static int
 find_in_list(PyObject *list, PyObject *handler, PyObject *found)
 {
-    /* A copy: appending to `found` can run a collection, and that can change the list. */
-    PyObject *copy = PyList_GetSlice(list, 0, PyList_GET_SIZE(list));
-    if (copy == NULL) {
-        return -1;
-    }
-    int result = 0;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(copy) && result == 0; i++) {
-        aeb_subscription *sub = list_item(copy, i);
-        if (handler == NULL || aeb_same_handler(sub->handler, handler)) {
-            result = PyList_Append(found, (PyObject *)sub);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        aeb_subscription *sub = list_item(list, i);
+        if ((handler == NULL || aeb_same_handler(sub->handler, handler)) &&
+            PyList_Append(found, (PyObject *)sub) < 0) {
+            return -1;
         }
     }
-    Py_DECREF(copy);
-    return result;
+    return 0;
 }
 
 PyObject *

@@ -87,8 +87,8 @@ delivery_settled(aeb_handler_task *delivery, PyObject *Py_UNUSED(fatal))
         PyDict_GetItemWithError(bus->pending, (PyObject *)delivery) == NULL) {
         return false;
     }
-    bus->n_parked -= delivery->parked;
-    delivery->parked = false;
+    bus->n_parked -= delivery->parked > 0;
+    delivery->parked = 0;
     if (PyDict_DelItem(bus->pending, (PyObject *)delivery) < 0) {
         PyErr_WriteUnraisable((PyObject *)delivery);
     }
@@ -109,19 +109,18 @@ schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool
         return -1;
     }
     if (in_this_thread) {
-        aeb_handler_task_start(delivery, loop, false);
-        return 0;
+        return aeb_handler_task_start(delivery, loop, false);
     }
     PyObject *start = PyObject_GetAttr((PyObject *)delivery, bus->state->str_start);
     PyObject *handle = NULL;
     if (start != NULL) {
         handle = PyObject_CallMethodOneArg(loop, bus->state->str_call_soon_threadsafe, start);
     }
-    if (handle == NULL) { /* the loop is closed */
-        aeb_handler_task_fail(delivery);
-    }
     Py_XDECREF(start);
-    Py_XDECREF(handle);
+    if (handle == NULL) { /* the loop is closed */
+        return aeb_handler_task_fail(delivery);
+    }
+    Py_DECREF(handle);
     return 0;
 }
 
@@ -187,7 +186,10 @@ fail_deliveries(PyObject *deliveries)
         aeb_handler_task *delivery = (aeb_handler_task *)PyList_GET_ITEM(deliveries, i);
         if (delivery->status == AEB_HANDLER_NEW) {
             aeb_restore_exception_steal(Py_NewRef(exc));
-            aeb_handler_task_fail(delivery);
+            if (aeb_handler_task_fail(delivery) < 0) {
+                Py_DECREF(exc);
+                return -1;
+            }
             blamed = true;
         }
     }
@@ -238,6 +240,24 @@ aeb_schedule_pending(aeb_bus *bus)
 }
 
 int
+aeb_schedule_own_delivery(aeb_bus *bus, PyObject **own)
+{
+    aeb_handler_task *task;
+    *own = NULL;
+    if (own_pending(bus) < 0 || aeb_handler_task_current(bus->state, &task) < 0) {
+        return -1;
+    }
+    while (task != NULL) {
+        if (PyDict_GetItemWithError(bus->pending, (PyObject *)task) != NULL) {
+            *own = (PyObject *)task;
+            return 0;
+        }
+        Py_SETREF(task, (aeb_handler_task *)Py_XNewRef((PyObject *)task->parent));
+    }
+    return 0;
+}
+
+int
 aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback, bool ignore_parked)
 {
     PyObject **slot = ignore_parked ? &bus->idle_callbacks : &bus->empty_callbacks;
@@ -283,11 +303,13 @@ aeb_schedule_park(aeb_bus *bus, PyObject *obj, bool parked)
         return -1;
     }
     aeb_handler_task *delivery = (aeb_handler_task *)obj;
-    if (PyDict_GetItemWithError(bus->pending, obj) == NULL || delivery->parked == parked) {
+    if (PyDict_GetItemWithError(bus->pending, obj) == NULL) {
         return 0;
     }
-    delivery->parked = parked;
-    bus->n_parked += parked ? 1 : -1;
+    /* A handler may wait in several tasks at once. */
+    bus->n_parked -= delivery->parked > 0;
+    delivery->parked += parked ? 1 : -1;
+    bus->n_parked += delivery->parked > 0;
     notify_waiting(bus);
     return 0;
 }

@@ -15,6 +15,10 @@ Py_ssize_t aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, Py
 /* The pending deliveries, a new list of HandlerTask in the order they were scheduled. */
 PyObject *aeb_schedule_pending(aeb_bus *bus);
 
+/* The pending delivery whose handler the calling code belongs to, itself or through emissions that it
+ * awaits: a new reference in *own, or NULL.  0 or -1. */
+int aeb_schedule_own_delivery(aeb_bus *bus, PyObject **own);
+
 /* Has `callback()` called once, in any thread, when nothing is pending, or nothing but parked
  * deliveries when `ignore_parked`: at once when that is so already.  0 or -1. */
 int aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback, bool ignore_parked);

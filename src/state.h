@@ -26,6 +26,7 @@
     X(task_class)                                                                                  \
     X(get_running_loop)                                                                            \
     X(current_task)                                                                                \
+    X(current_handler)                                                                             \
     X(enter_task)                                                                                  \
     X(leave_task)                                                                                  \
     X(run_to_completion)
@@ -48,7 +49,6 @@
     X(str_done, "done")                                                                            \
     X(str_error, "error")                                                                          \
     X(str_event_name, "event_name")                                                                \
-    X(str_get_coro, "get_coro")                                                                    \
     X(str_get_task_factory, "get_task_factory")                                                    \
     X(str_handler_name, "handler_name")                                                            \
     X(str_log_destroy_pending, "_log_destroy_pending")                                             \
