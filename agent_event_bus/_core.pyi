@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator
 from types import CodeType, FrameType, TracebackType
 from typing import Any, TypeVar, final, overload
 
@@ -76,6 +76,8 @@ class HandlerTask(Coroutine[Any, Any, None]):
     @property
     def cr_running(self) -> bool: ...
     @property
+    def cr_suspended(self) -> bool: ...
+    @property
     def cr_frame(self) -> FrameType | None: ...
     @property
     def cr_code(self) -> CodeType | None: ...
@@ -137,7 +139,7 @@ class EventBus:
     ) -> _Handler: ...
     def subscribe(
         self,
-        key_or_keys: str | Sequence[str],
+        key_or_keys: str | list[str] | tuple[str, ...],
         handler: Callable[..., object],
         /,
         *,

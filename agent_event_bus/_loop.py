@@ -59,9 +59,19 @@ async def _run(
 
 
 def _cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel and await the tasks that handlers left behind, as ``asyncio.run`` does at its end."""
+    """Cancel, await and report the tasks that handlers left behind, as ``asyncio.run`` does."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    for task in tasks:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            loop.call_exception_handler(
+                {
+                    "message": "exception of a task left by a handler",
+                    "exception": error,
+                    "task": task,
+                }
+            )

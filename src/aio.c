@@ -5,6 +5,8 @@
  */
 #include "aio.h"
 
+#include "subscription.h"
+
 static int
 import_attribute(const char *module_name, const char *name, PyObject **slot)
 {
@@ -134,8 +136,9 @@ new_task_by_factory(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *
         return NULL;
     }
     PyObject *result = PyObject_CallMethodOneArg(task, state->str_set_name, name);
-    if (result == NULL) {
-        PyErr_Clear(); /* a factory may return any future: a name is a courtesy */
+    /* A factory may return any future: a name is a courtesy. */
+    if (result == NULL && aeb_clear_ordinary_exception() < 0) {
+        Py_CLEAR(task);
     }
     Py_XDECREF(result);
     return task;

@@ -8,6 +8,7 @@
 #include "report.h"
 #include "schedule.h"
 #include "subscribe.h"
+#include "subscription.h"
 
 /* ---- subscribing ----------------------------------------------------------------------------- */
 
@@ -235,21 +236,37 @@ PyDoc_STRVAR(
     "Set the event loop that runs async handlers of emit() calls made in threads without a\n"
     "running one; None unbinds. Raises TypeError for what is no event loop.");
 
+/* TypeError unless `obj` has these callable attributes. */
+static int
+check_methods(PyObject *obj, const char *argument, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        PyObject *method = PyObject_GetAttrString(obj, names[i]);
+        if (method == NULL && aeb_clear_ordinary_exception() < 0) {
+            return -1;
+        }
+        bool callable = method != NULL && PyCallable_Check(method);
+        Py_XDECREF(method);
+        if (!callable) {
+            PyErr_Format(PyExc_TypeError, "%s must not be %.200s: it has no method %s", argument,
+                         Py_TYPE(obj)->tp_name, names[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int
 set_loop(aeb_bus *self, PyObject *loop)
 {
+    static const char *const methods[] = {"call_soon_threadsafe", "is_closed"};
     if (loop == Py_None) {
         Py_CLEAR(self->loop);
         return 0;
     }
-    PyObject *method = PyObject_GetAttr(loop, self->state->str_call_soon_threadsafe);
-    if (method == NULL || !PyCallable_Check(method)) {
-        Py_XDECREF(method);
-        PyErr_Format(PyExc_TypeError, "loop must be an event loop or None, not %.200s",
-                     Py_TYPE(loop)->tp_name);
+    if (check_methods(loop, "loop", methods, Py_ARRAY_LENGTH(methods)) < 0) {
         return -1;
     }
-    Py_DECREF(method);
     Py_XSETREF(self->loop, Py_NewRef(loop));
     return 0;
 }
@@ -333,30 +350,13 @@ bus_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwarg
         return NULL;
     }
     self->state = state;
+    self->module = Py_NewRef(aeb_module_of_type(type, &aeb_module_def));
     self->name = Py_NewRef(Py_None);
     if (aeb_registry_init(self) < 0) {
         Py_DECREF(self);
         return NULL;
     }
     return (PyObject *)self;
-}
-
-static int
-check_logger(aeb_state *state, PyObject *logger)
-{
-    PyObject *methods[] = {state->str_error, state->str_warning};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(methods); i++) {
-        PyObject *method = PyObject_GetAttr(logger, methods[i]);
-        if (method == NULL || !PyCallable_Check(method)) {
-            Py_XDECREF(method);
-            PyErr_Format(PyExc_TypeError,
-                         "logger must have the methods of logging.Logger, %.200s has no %U",
-                         Py_TYPE(logger)->tp_name, methods[i]);
-            return -1;
-        }
-        Py_DECREF(method);
-    }
-    return 0;
 }
 
 static int
@@ -389,7 +389,9 @@ bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
                      Py_TYPE(name)->tp_name);
         return -1;
     }
-    if ((logger != Py_None && check_logger(self->state, logger) < 0) ||
+    static const char *const logger_methods[] = {"error", "warning"};
+    if ((logger != Py_None &&
+         check_methods(logger, "logger", logger_methods, Py_ARRAY_LENGTH(logger_methods)) < 0) ||
         (on_error != Py_None && check_on_error(on_error) < 0) || set_loop(self, loop) < 0) {
         return -1;
     }
@@ -407,6 +409,7 @@ static int
 bus_traverse(aeb_bus *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->module);
     int result = aeb_registry_traverse(self, visit, arg);
     result = result != 0 ? result : aeb_report_traverse(self, visit, arg);
     return result != 0 ? result : aeb_schedule_traverse(self, visit, arg);
@@ -433,8 +436,10 @@ bus_dealloc(aeb_bus *self)
     Py_CLEAR(self->lists);
     Py_CLEAR(self->plans);
     Py_CLEAR(self->name);
+    PyObject *module = self->module;
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
+    Py_XDECREF(module);
 }
 
 static Py_ssize_t

@@ -9,7 +9,8 @@
 
 typedef struct aeb_bus {
     PyObject_HEAD
-    aeb_state *state; /* borrowed: our type keeps it alive */
+    aeb_state *state;
+    PyObject *module; /* keeps the state, even in a collection that clears our type first */
 
     /* registry.c */
     PyObject *lists;        /* dict: key -> list of Subscription, sorted by (priority, id) */

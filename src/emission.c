@@ -16,6 +16,7 @@
 #include "emission.h"
 
 #include "aio.h"
+#include "coroutine.h"
 #include "dispatch.h"
 #include "handler_task.h"
 #include "registry.h"
@@ -50,12 +51,7 @@ typedef struct {
 static aeb_emission *
 emission_alloc(aeb_bus *bus, PyObject *name, PyObject *payload)
 {
-    PyTypeObject *type = bus->state->emission_type;
-    if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
-        return NULL;
-    }
-    aeb_emission *self = (aeb_emission *)type->tp_alloc(type, 0);
+    aeb_emission *self = aeb_type_alloc(bus->state->emission_type, 0);
     if (self != NULL) {
         self->bus = (aeb_bus *)Py_NewRef((PyObject *)bus);
         self->name = Py_NewRef(name);
@@ -174,17 +170,6 @@ start_prepared(aeb_emission *self)
     return status;
 }
 
-/* How many handlers that are not over are waiting in a row, from `task` up. */
-static Py_ssize_t
-live_depth(const aeb_handler_task *task)
-{
-    Py_ssize_t depth = 0;
-    for (; task != NULL; task = task->parent) {
-        depth += task->status != AEB_HANDLER_DONE;
-    }
-    return depth;
-}
-
 /* Finds the loop, and the delivery whose handler emits, if one does. */
 static int
 find_surroundings(aeb_emission *self)
@@ -203,13 +188,7 @@ find_surroundings(aeb_emission *self)
     }
     if (self->parent != NULL) {
         self->nested = true;
-        Py_ssize_t limit = Py_GetRecursionLimit();
-        /* The depth on record also counts handlers that ended while what they began went on. */
-        if (self->parent->depth >= limit && live_depth(self->parent) >= limit) {
-            PyErr_SetString(PyExc_RecursionError,
-                            "maximum recursion depth exceeded in nested emit_async");
-            return -1;
-        }
+        return aeb_handler_task_check_depth(self->parent);
     }
     return 0;
 }
@@ -511,7 +490,6 @@ static PyGetSetDef emission_getset[] = {
 };
 
 static PyMemberDef emission_members[] = {
-    {"cr_await", T_OBJECT, offsetof(aeb_emission, waiter), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(aeb_emission, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

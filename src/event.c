@@ -17,11 +17,7 @@ typedef struct {
 static PyObject *
 event_alloc(PyTypeObject *type, PyObject *name, PyObject *payload, uint64_t seq, double timestamp)
 {
-    if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
-        return NULL;
-    }
-    aeb_event *self = (aeb_event *)type->tp_alloc(type, 0);
+    aeb_event *self = aeb_type_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }

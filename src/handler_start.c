@@ -64,6 +64,48 @@ aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i)
 
 /* ---- tasks ----------------------------------------------------------------------------------- */
 
+int
+aeb_handler_task_current(aeb_state *state, aeb_handler_task **found)
+{
+    PyObject *value;
+    *found = NULL;
+    if (state->current_handler == NULL) {
+        return 0;
+    }
+    if (PyContextVar_Get(state->current_handler, NULL, &value) < 0) {
+        return -1;
+    }
+    if (value != NULL && ((aeb_handler_task *)value)->status == AEB_HANDLER_DONE) {
+        Py_CLEAR(value); /* the handler is over, and this is a task that it left behind */
+    }
+    *found = (aeb_handler_task *)value;
+    return 0;
+}
+
+/* How many handlers that are not over are waiting in a row, from `task` up. */
+static Py_ssize_t
+live_depth(const aeb_handler_task *task)
+{
+    Py_ssize_t depth = 0;
+    for (; task != NULL; task = task->parent) {
+        depth += task->status != AEB_HANDLER_DONE;
+    }
+    return depth;
+}
+
+int
+aeb_handler_task_check_depth(const aeb_handler_task *task)
+{
+    Py_ssize_t limit = Py_GetRecursionLimit();
+    /* The depth on record also counts handlers that ended while what they began went on. */
+    if (task->depth >= limit && live_depth(task) >= limit) {
+        PyErr_SetString(PyExc_RecursionError,
+                        "maximum recursion depth exceeded in nested emit_async");
+        return -1;
+    }
+    return 0;
+}
+
 static PyObject *
 task_name(aeb_handler_task *self)
 {
@@ -284,6 +326,10 @@ aeb_handler_task_close(aeb_handler_task *self)
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");
         return -1;
     }
+    /* Closing a handler closes the emission that it awaits, and that cancels further handlers. */
+    if (Py_EnterRecursiveCall(" while closing nested handlers")) {
+        return -1;
+    }
     int status = 0;
     PyObject *started = Py_XNewRef(self->inner);
     self->status = AEB_HANDLER_RUNNING;
@@ -301,6 +347,7 @@ aeb_handler_task_close(aeb_handler_task *self)
     PyObject *fatal = status < 0 ? aeb_take_exception() : NULL;
     (void)aeb_handler_task_settle(self, NULL);
     Py_XDECREF(started);
+    Py_LeaveRecursiveCall();
     aeb_restore_exception_steal(fatal);
     return status;
 }

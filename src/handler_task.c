@@ -14,18 +14,14 @@
  */
 #include "handler_task.h"
 
+#include "coroutine.h"
 #include "report.h"
 
 aeb_handler_task *
 aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occasion,
                      PyObject *awaitable)
 {
-    PyTypeObject *type = bus->state->handler_task_type;
-    if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
-        return NULL;
-    }
-    aeb_handler_task *self = (aeb_handler_task *)type->tp_alloc(type, 0);
+    aeb_handler_task *self = aeb_type_alloc(bus->state->handler_task_type, 0);
     if (self == NULL) {
         return NULL;
     }
@@ -93,12 +89,15 @@ handler_returned(aeb_handler_task *self, PyObject **result)
 static PySendResult
 handler_raised(aeb_handler_task *self, PyObject **result)
 {
+    aeb_bus *bus = self->bus;
     *result = NULL;
+    self->status =
+        AEB_HANDLER_RUNNING; /* a log handler that closes the bus must not end it first */
     if (aeb_cancelled_error_pending(self->state)) {
         PyObject *cancelled = aeb_take_exception();
         int status = self->cancel_requested
                          ? 0
-                         : aeb_report_cancelled(self->bus, self->sub, self->name, self->nested);
+                         : aeb_report_cancelled(bus, self->sub, self->name, self->nested);
         if (status == 0) {
             /* Unlike other errors it goes on to the task, which is cancelled and not merely done. */
             self->ended_cancelled = true;
@@ -108,7 +107,7 @@ handler_raised(aeb_handler_task *self, PyObject **result)
         }
         Py_DECREF(cancelled);
     }
-    else if (aeb_report_failure(self->bus, self->sub, self->name, self->nested) == 0) {
+    else if (aeb_report_failure(bus, self->sub, self->name, self->nested) == 0) {
         return handler_returned(self, result);
     }
     PyObject *fatal = aeb_take_exception();
@@ -162,24 +161,6 @@ await_iterator(PyObject *awaitable)
         Py_CLEAR(iterator);
     }
     return iterator;
-}
-
-int
-aeb_handler_task_current(aeb_state *state, aeb_handler_task **found)
-{
-    PyObject *value;
-    *found = NULL;
-    if (state->current_handler == NULL) {
-        return 0;
-    }
-    if (PyContextVar_Get(state->current_handler, NULL, &value) < 0) {
-        return -1;
-    }
-    if (value != NULL && ((aeb_handler_task *)value)->status == AEB_HANDLER_DONE) {
-        Py_CLEAR(value); /* the handler is over, and this is a task that it left behind */
-    }
-    *found = (aeb_handler_task *)value;
-    return 0;
 }
 
 /* Calls the handler unless it has been removed.  1: there is something to drive; 0: over; -1. */
@@ -377,56 +358,6 @@ handler_throw_exception(aeb_handler_task *self, PyObject *exc, PyObject **result
 
 /* ---- the Python type ------------------------------------------------------------------------- */
 
-PyObject *
-aeb_thrown_exception(PyObject *args)
-{
-    PyObject *type, *value = Py_None, *traceback = Py_None;
-    if (!PyArg_ParseTuple(args, "O|OO:throw", &type, &value, &traceback)) {
-        return NULL;
-    }
-    PyObject *exc;
-    if (PyExceptionInstance_Check(type)) {
-        exc = Py_NewRef(type);
-    }
-    else if (PyExceptionClass_Check(type)) {
-        exc = PyExceptionInstance_Check(value) ? Py_NewRef(value)
-              : value == Py_None               ? PyObject_CallNoArgs(type)
-                                               : PyObject_CallOneArg(type, value);
-    }
-    else {
-        PyErr_Format(
-            PyExc_TypeError,
-            "exceptions must be classes or instances deriving from BaseException, not %.200s",
-            Py_TYPE(type)->tp_name);
-        return NULL;
-    }
-    if (exc != NULL && !PyExceptionInstance_Check(exc)) {
-        Py_CLEAR(exc);
-        PyErr_SetString(PyExc_TypeError, "exceptions must derive from BaseException");
-    }
-    if (exc != NULL && PyTraceBack_Check(traceback) &&
-        PyException_SetTraceback(exc, traceback) < 0) {
-        Py_CLEAR(exc);
-    }
-    return exc;
-}
-
-PyObject *
-aeb_send_result(PySendResult status, PyObject *result_steal)
-{
-    if (status != PYGEN_RETURN) {
-        return result_steal;
-    }
-    if (result_steal == Py_None) {
-        PyErr_SetNone(PyExc_StopIteration);
-    }
-    else {
-        PyErr_SetObject(PyExc_StopIteration, result_steal);
-    }
-    Py_DECREF(result_steal);
-    return NULL;
-}
-
 static PyObject *
 handler_send(aeb_handler_task *self, PyObject *value)
 {
@@ -465,7 +396,9 @@ handler_close(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 handler_cancel(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
-    aeb_handler_task_cancel(self);
+    if (!self->cancel_requested) { /* once is enough: it may be cleaning up */
+        aeb_handler_task_cancel(self);
+    }
     Py_RETURN_NONE;
 }
 
@@ -492,6 +425,12 @@ handler_get_running(aeb_handler_task *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(self->status == AEB_HANDLER_RUNNING);
 }
 
+static PyObject *
+handler_get_suspended(aeb_handler_task *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->status == AEB_HANDLER_SUSPENDED);
+}
+
 /* cr_frame, cr_code and cr_await of the handler's own coroutine, for whoever inspects the task. */
 static PyObject *
 handler_get_inner(aeb_handler_task *self, void *attribute)
@@ -516,6 +455,7 @@ static PyGetSetDef handler_getset[] = {
     {"__name__", (getter)handler_get_name, NULL, NULL, NULL},
     {"__qualname__", (getter)handler_get_name, NULL, NULL, NULL},
     {"cr_running", (getter)handler_get_running, NULL, NULL, NULL},
+    {"cr_suspended", (getter)handler_get_suspended, NULL, NULL, NULL},
     {"cr_frame", (getter)handler_get_inner, NULL, NULL, "cr_frame"},
     {"cr_code", (getter)handler_get_inner, NULL, NULL, "cr_code"},
     {"cr_await", (getter)handler_get_inner, NULL, NULL, "cr_await"},

@@ -101,13 +101,7 @@ int aeb_handler_task_fail(aeb_handler_task *self);
  * made: a new reference in *found, or NULL.  0 or -1. */
 int aeb_handler_task_current(aeb_state *state, aeb_handler_task **found);
 
-/* What Python says to a coroutine's first send() of anything but None. */
-#define AEB_FIRST_SEND "can't send non-None value to a just-started coroutine"
-
-/* What throw() was called with as one exception object; a new reference or NULL. */
-PyObject *aeb_thrown_exception(PyObject *args);
-
-/* result/status as the `send` slot of a Python-level method has them: a value or StopIteration. */
-PyObject *aeb_send_result(PySendResult status, PyObject *result_steal);
+/* RecursionError when too many handlers wait in a row, from `task` up.  0 or -1. */
+int aeb_handler_task_check_depth(const aeb_handler_task *task);
 
 #endif

@@ -249,17 +249,12 @@ plan_fill(aeb_plan *plan, PyObject *exact, PyObject *any)
 static aeb_plan *
 plan_new(aeb_bus *bus, PyObject *key)
 {
-    PyTypeObject *type = bus->state->plan_type;
     PyObject *any_key = bus->state->any_key;
     for (;;) {
         PyObject *exact = key == NULL ? NULL : PyDict_GetItemWithError(bus->lists, key);
         PyObject *any = PyDict_GetItemWithError(bus->lists, any_key);
         Py_ssize_t capacity = list_size(exact) + list_size(any);
-        if (type == NULL) {
-            PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
-            return NULL;
-        }
-        aeb_plan *plan = (aeb_plan *)type->tp_alloc(type, capacity);
+        aeb_plan *plan = aeb_type_alloc(bus->state->plan_type, capacity);
         if (plan == NULL) {
             return NULL;
         }
@@ -292,9 +287,12 @@ aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
     else if (plan == NULL) {
         if (bus->any_plan == NULL) {
             PyObject *fresh = (PyObject *)plan_new(bus, NULL);
-            PyObject *old = bus->any_plan; /* making it may have run a finaliser that emitted */
-            bus->any_plan = fresh;
-            Py_XDECREF(old);
+            if (bus->any_plan == NULL) {
+                bus->any_plan = fresh;
+            }
+            else {
+                Py_XDECREF(fresh); /* a finaliser emitted while it was made: they are the same */
+            }
         }
         plan = Py_XNewRef(bus->any_plan);
         if (plan != NULL && PyUnicode_GET_LENGTH(exact) <= MAX_ANY_NAME) {

@@ -91,6 +91,18 @@ aeb_state_of_type(PyTypeObject *type)
     return module == NULL ? NULL : (aeb_state *)PyModule_GetState(module);
 }
 
+/* A new zeroed object of one of our types, or NULL.  A collection that clears the module clears its
+ * types as well, and something that it finalises later may still ask for one. */
+static inline void *
+aeb_type_alloc(PyTypeObject *type, Py_ssize_t n_items)
+{
+    if (AEB_UNLIKELY(type == NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
+        return NULL;
+    }
+    return type->tp_alloc(type, n_items);
+}
+
 /* Creates a heap type, stores it in *slot and, when `public`, in the module.  0 or -1. */
 int aeb_state_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, bool public);
 

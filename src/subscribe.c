@@ -186,8 +186,7 @@ aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ss
         Py_DECREF(keys);
         return result;
     }
-    PyTypeObject *type = self->state->registrar_type;
-    registrar *decorator = (registrar *)type->tp_alloc(type, 0);
+    registrar *decorator = aeb_type_alloc(self->state->registrar_type, 0);
     if (decorator == NULL) {
         Py_DECREF(keys);
         return NULL;

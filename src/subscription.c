@@ -250,8 +250,7 @@ aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler, int64_
     if (check_handler(handler, &flags) < 0) {
         return NULL;
     }
-    PyTypeObject *type = state->subscription_type;
-    aeb_subscription *self = (aeb_subscription *)type->tp_alloc(type, 0);
+    aeb_subscription *self = aeb_type_alloc(state->subscription_type, 0);
     if (self == NULL) {
         return NULL;
     }

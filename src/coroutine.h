@@ -1,0 +1,16 @@
+/* The coroutine protocol, as far as our two coroutine types share it. */
+#ifndef AEB_COROUTINE_H
+#define AEB_COROUTINE_H
+
+#include "compat.h"
+
+/* What Python says to a coroutine's first send() of anything but None. */
+#define AEB_FIRST_SEND "can't send non-None value to a just-started coroutine"
+
+/* What throw() was called with as one exception object; a new reference or NULL. */
+PyObject *aeb_thrown_exception(PyObject *args);
+
+/* result/status as the `send` slot of a Python-level method has them: a value or StopIteration. */
+PyObject *aeb_send_result(PySendResult status, PyObject *result_steal);
+
+#endif
