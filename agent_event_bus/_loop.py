@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from agent_event_bus import _core
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from agent_event_bus import _core
 
-
-def run_to_completion(bus: _core.EventBus, emission: Coroutine[Any, Any, int]) -> int:
-    """Run ``emission``, and what its handlers schedule through ``bus`` in turn, in a private loop.
+def run_to_completion(emission: Coroutine[Any, Any, int]) -> int:
+    """Run ``emission``, and what its handlers emit in turn, in a private loop.
 
     Unlike ``asyncio.run`` it leaves the thread's current event loop as it is: a program that emits
     must not find it changed.
 
     Args:
-        bus: The bus that emits.
         emission: The awaitable to run.
 
     Returns:
@@ -34,7 +33,7 @@ def run_to_completion(bus: _core.EventBus, emission: Coroutine[Any, Any, int]) -
         emission.close()  # it will not be awaited, and must not warn about that
         raise
     try:
-        return loop.run_until_complete(_run(bus, emission, loop))
+        return loop.run_until_complete(_run(emission))
     finally:
         try:
             _cancel_all_tasks(loop)
@@ -44,15 +43,11 @@ def run_to_completion(bus: _core.EventBus, emission: Coroutine[Any, Any, int]) -
             loop.close()
 
 
-async def _run(
-    bus: _core.EventBus, emission: Coroutine[Any, Any, int], loop: asyncio.AbstractEventLoop
-) -> int:
+async def _run(emission: Coroutine[Any, Any, int]) -> int:
     count = await emission
-    # Only what runs here: another thread's loop may have deliveries pending on the same bus.
+    # What handlers emitted in turn, on whichever bus, was scheduled on this loop and ends with it.
     while tasks := [
-        delivery.task
-        for delivery in bus._pending()
-        if delivery.loop is loop and delivery.task is not None
+        task for task in asyncio.all_tasks() if isinstance(task.get_coro(), _core.HandlerTask)
     ]:
         await asyncio.wait(tasks)
     return count

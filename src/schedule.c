@@ -143,8 +143,7 @@ run_to_completion(aeb_bus *bus, PyObject *name, PyObject *deliveries, bool neste
         emission = aeb_emission_of_deliveries(bus, name, deliveries, nested);
     }
     if (emission != NULL) {
-        result =
-            PyObject_CallFunctionObjArgs(state->run_to_completion, (PyObject *)bus, emission, NULL);
+        result = PyObject_CallOneArg(state->run_to_completion, emission);
         status = result == NULL ? -1 : 0;
     }
     Py_XDECREF(result);
