@@ -31,6 +31,22 @@ class Runaway(BaseException):
     """Raised by a handler that is called far more often than any correct bus would call it."""
 
 
+class Gate:
+    """An async handler that waits for a gate, and says how it ended."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.ended = ""
+
+    async def wait(self, payload: object) -> None:
+        try:
+            await self.gate.wait()
+            self.ended = "passed"
+        except asyncio.CancelledError:
+            self.ended = "cancelled"
+            raise
+
+
 class ListHandler(logging.Handler):
     """Keeps the records it is given, without formatting them."""
 

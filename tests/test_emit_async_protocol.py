@@ -119,6 +119,26 @@ class TestByHand:
         gate.set()
         assert await soon(first) == 1
 
+    async def test_of_two_tasks_given_one_emission_the_first_finishes_and_the_second_fails(
+        self, bus: EventBus
+    ) -> None:
+        gate = asyncio.Event()
+        log: list[str] = []
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            await gate.wait()
+            log.append("finished")
+
+        emission = bus.emit_async("a")
+        first, second = asyncio.create_task(emission), asyncio.create_task(emission)
+        with pytest.raises(RuntimeError):
+            await soon(second)
+        assert not first.done()
+        gate.set()
+        assert await soon(first) == 1
+        assert log == ["finished"]
+
     async def test_a_handler_that_awaits_its_own_emission_fails_alone(
         self, bus: EventBus, records: list[Any]
     ) -> None:
@@ -213,3 +233,59 @@ class TestByHand:
             await soon(task)
         await turns()
         assert log == ["settled"]
+
+
+class TestCancelMessage:
+    """What was given to ``Task.cancel`` arrives with the CancelledError."""
+
+    async def test_of_the_task_that_awaits_the_emission_it_reaches_the_awaiting_code(
+        self, bus: EventBus
+    ) -> None:
+        seen: list[tuple[object, ...]] = []
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            await asyncio.Event().wait()
+
+        async def main() -> None:
+            try:
+                await bus.emit_async("a")
+            except asyncio.CancelledError as error:
+                seen.append(error.args)
+                raise
+
+        task = asyncio.create_task(main())
+        await turns()
+        task.cancel("shutting down")
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert seen == [("shutting down",)]
+
+    @pytest.mark.parametrize("started", [False, True])
+    async def test_of_a_handlers_own_task_it_reaches_the_handler(
+        self, bus: EventBus, started: bool
+    ) -> None:
+        seen: list[tuple[object, ...]] = []
+        tasks: list[asyncio.Task[Any]] = []
+
+        @bus.on("a")
+        async def victim(payload: object) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.append(task)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                seen.append(error.args)
+                raise
+
+        @bus.on("a")
+        async def sibling(payload: object) -> None:
+            if started:
+                await turns()
+            # Else the victim has waited since its first step, and its task has seen no turn yet.
+            tasks[0].cancel("no longer needed")
+
+        assert await soon(bus.emit_async("a")) == 2
+        assert tasks[0].cancelled()
+        assert seen == [("no longer needed",)]

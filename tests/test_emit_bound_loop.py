@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import DEADLINE, LoopThread, anote, note, soon, turns
+from helpers import DEADLINE, LoopThread, anote, failing, note, soon, turns
 
 from agent_event_bus import EventBus
 
@@ -167,6 +167,24 @@ def test_a_closed_loop_is_a_failure_of_every_async_handler(bus: EventBus, record
     assert [record.levelno for record in records] == [logging.ERROR] * 2
     assert "raised on event 'a'" in records[0].getMessage()
     assert first.failures == 1
+
+
+def test_an_interrupt_on_the_way_to_the_loop_comes_out_of_emit(records: Records) -> None:
+    class Interrupted:
+        """A loop during whose calls the user presses Ctrl-C."""
+
+        call_soon_threadsafe = staticmethod(failing(KeyboardInterrupt()))
+
+        def is_closed(self) -> bool:
+            return False
+
+    bus_type: Any = EventBus
+    bus = bus_type(loop=Interrupted())
+    bus.on("a", anote([], "never"))
+    with pytest.raises(KeyboardInterrupt):
+        bus.emit("a")
+    assert asyncio.run(bus.drain()) == []
+    assert records == []
 
 
 @pytest.mark.parametrize("started", [False, True])

@@ -12,7 +12,7 @@ import weakref
 from typing import Any, Callable
 
 import pytest
-from helpers import DEADLINE, anote, is_gone, note, soon, turns
+from helpers import DEADLINE, anote, failing, is_gone, note, soon, turns
 
 from agent_event_bus import EventBus
 
@@ -192,6 +192,30 @@ class TestRunningLoop:
         assert await loop.run_in_executor(None, work) == 1
         assert threads[0] != threading.get_ident()
 
+    async def test_an_interrupt_while_a_task_is_made_comes_out_of_emit(
+        self, bus: EventBus, records: Records
+    ) -> None:
+        log: list[str] = []
+
+        def interrupted(*args: object, **options: object) -> Any:
+            raise KeyboardInterrupt
+
+        loop = asyncio.get_running_loop()
+        bus.on("a", anote(log, "first"))
+        bus.on("a", anote(log, "second"))
+        loop.set_task_factory(interrupted)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                bus.emit("a")
+        finally:
+            loop.set_task_factory(None)
+        assert await soon(bus.drain()) == []
+        assert log == []
+        assert bus.emit("a") == 2
+        assert await soon(bus.drain()) == []
+        assert log == ["first", "second"]
+        assert records == []
+
     def test_handlers_not_started_when_the_loop_ends_leave_no_warning(
         self, bus: EventBus, recwarn: pytest.WarningsRecorder
     ) -> None:
@@ -269,6 +293,31 @@ class TestNoLoop:
         assert bus.emit("a") == 2
         assert log == ["after"]
         assert [record.getMessage().rsplit(": ", 1)[1] for record in records] == ["alone"]
+
+    def test_a_loop_that_cannot_be_made_is_a_failure_of_every_handler(
+        self, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        log: list[str] = []
+
+        class Messages:
+            """A logger that keeps no traceback, and with it nothing that the warning is about."""
+
+            def error(self, message: str, *args: object, **options: object) -> None:
+                log.append((message % args).rsplit(": ", 1)[1])
+
+            warning = error
+
+        bus_type: Any = EventBus
+        bus = bus_type(logger=Messages())
+        bus.on("a", note(log, "sync"))
+        for _ in range(2):
+            bus.subscribe("a", anote(log, "async"))
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "new_event_loop", failing(OSError("too many open files")))
+            assert bus.emit("a") == 3
+        gc.collect()
+        assert log == ["sync", "too many open files", "too many open files"]
+        assert [str(warning.message) for warning in recwarn] == []
 
     def test_what_handlers_emit_in_turn_finishes_too(self, bus: EventBus) -> None:
         log: list[str] = []
@@ -367,6 +416,22 @@ class TestNoLoop:
             kept.clear()
             gc.collect()
         assert caplog.records == []
+
+    def test_what_handlers_emit_on_another_bus_finishes_as_well(self, bus: EventBus) -> None:
+        other = EventBus()
+        log: list[str] = []
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            other.emit("b")
+
+        @other.on("b")
+        async def other_handler(payload: object) -> None:
+            await asyncio.sleep(0)
+            log.append("finished")
+
+        assert bus.emit("a") == 1
+        assert log == ["finished"]
 
     def test_every_thread_has_its_own(self, bus: EventBus) -> None:
         meeting = threading.Barrier(4, timeout=DEADLINE)

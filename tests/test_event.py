@@ -74,6 +74,15 @@ class TestByHand:
             event.__init__("b", 4)
         assert event.to_dict() == {"name": "a", "payload": 1, "seq": 2, "timestamp": 3.0}
 
+    def test_its_name_is_an_exact_str_whatever_it_was_made_of(self) -> None:
+        class Text(str):
+            pass
+
+        for event in (Event(Text("tool.start")), Event(name=Text("tool.start"))):
+            assert event.name == "tool.start"
+            assert type(event.name) is str
+            assert type(event.to_dict()["name"]) is str
+
     def test_its_repr_names_it(self) -> None:
         assert "Event" in repr(Event("tool.start"))
         assert "tool.start" in repr(Event("tool.start"))

@@ -8,27 +8,11 @@ import os
 from typing import Any
 
 import pytest
-from helpers import anote, failing, note, recorder, run_isolated, soon, turns
+from helpers import Gate, anote, failing, note, recorder, run_isolated, soon, turns
 
 from agent_event_bus import EventBus
 
 Records = list[logging.LogRecord]
-
-
-class Gate:
-    """An async handler that waits for a gate, and says how it ended."""
-
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-        self.ended = ""
-
-    async def wait(self, payload: object) -> None:
-        try:
-            await self.gate.wait()
-            self.ended = "passed"
-        except asyncio.CancelledError:
-            self.ended = "cancelled"
-            raise
 
 
 class TestDrain:
@@ -179,6 +163,16 @@ class TestClose:
         await bus.aclose()  # directly: as a task it would start after the handler
         await turns()
         assert log == []
+
+    async def test_an_emit_async_in_progress_goes_on(self, bus: EventBus) -> None:
+        gate = Gate()
+        bus.on("a", gate.wait)
+        emission = asyncio.create_task(bus.emit_async("a"))
+        await turns()
+        await soon(bus.aclose())
+        gate.gate.set()
+        assert await soon(emission) == 1
+        assert gate.ended == "passed"
 
     async def test_closing_again_is_fine(self, bus: EventBus) -> None:
         gate = Gate()
@@ -376,6 +370,6 @@ def test_a_sync_only_bus_closes_and_drains_in_any_loop(bus: EventBus) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
-@pytest.mark.parametrize("case", ["pending", "thread"])
+@pytest.mark.parametrize("case", ["pending", "thread", "emitting"])
 def test_a_forked_child_starts_with_no_tasks_and_a_working_bus(case: str) -> None:
     assert run_isolated("fork_child.py", case).strip() == "ok"

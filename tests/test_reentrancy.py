@@ -7,6 +7,7 @@ import gc
 import logging
 import sys
 import weakref
+from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any, Callable
 
 import pytest
@@ -328,6 +329,74 @@ class TestRunawayEmitAsync:
 
         await soon(bus.emit_async("a", 100))
         assert depths == list(range(101))
+        assert records == []
+
+
+@pytest.fixture
+def low_limit() -> Iterator[int]:
+    """A recursion limit that is soon reached, with room for pytest and asyncio below it."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(400)
+    yield 400
+    sys.setrecursionlimit(before)
+
+
+def in_task(emission: Coroutine[Any, Any, int]) -> Awaitable[int]:
+    return asyncio.create_task(emission)
+
+
+def gathered(emission: Coroutine[Any, Any, int]) -> Awaitable[Any]:
+    return asyncio.gather(emission)
+
+
+class TestRunawayThroughTasks:
+    """A task in between hides the nesting from the interpreter, but not from the bus."""
+
+    @pytest.mark.parametrize("through", [in_task, gathered, soon])
+    async def test_awaiting_the_nested_emission_in_a_task_ends_in_one_recursion_error(
+        self,
+        bus: EventBus,
+        records: Records,
+        low_limit: int,
+        through: Callable[[Coroutine[Any, Any, int]], Awaitable[Any]],
+    ) -> None:
+        calls = 0
+
+        @bus.on("a")
+        async def again(payload: object) -> None:
+            nonlocal calls
+            calls += 1
+            await asyncio.sleep(0)
+            if calls < 5 * low_limit:
+                await through(bus.emit_async("a"))
+
+        assert await soon(bus.emit_async("a")) == 1
+        assert 10 < calls <= low_limit
+        assert len(records) == 1
+        exc_info = records[0].exc_info
+        assert exc_info is not None
+        assert exc_info[0] is RecursionError
+
+    @pytest.mark.parametrize("outlives_the_next", [False, True])
+    async def test_a_handler_that_starts_the_next_emission_and_ends_may_go_on_for_ever(
+        self, bus: EventBus, records: Records, low_limit: int, outlives_the_next: bool
+    ) -> None:
+        ticks: list[asyncio.Task[int]] = []
+
+        @bus.on("tick")
+        async def tick(payload: object) -> None:
+            if len(ticks) < 5 * low_limit:
+                ticks.append(asyncio.create_task(bus.emit_async("tick")))
+                if outlives_the_next:
+                    await turns(3)
+
+        async def main() -> None:
+            await bus.emit_async("tick")
+            for task in ticks:  # grows meanwhile
+                assert await task == 1
+
+        await soon(main())
+        assert len(ticks) == 5 * low_limit
         assert records == []
 
 

@@ -178,6 +178,8 @@ def test_what_can_never_handle_an_event_is_refused(bus: EventBus, method: str, b
         lambda bus: bus.on("a", handler_a, priority="high"),
         lambda bus: bus.on("a", handler_a, priority=1.5),
         lambda bus: bus.on("a", handler_a, priority=None),
+        lambda bus: bus.on("a", handler_a, once=1),
+        lambda bus: bus.on("a", handler_a, envelope=1),
     ],
 )
 def test_bad_calls_raise_type_error_and_subscribe_nothing(
@@ -185,6 +187,13 @@ def test_bad_calls_raise_type_error_and_subscribe_nothing(
 ) -> None:
     with pytest.raises(TypeError):
         call(bus)
+    assert len(bus) == 0
+
+
+@pytest.mark.parametrize("priority", [2**63, -(2**63) - 1])
+def test_a_priority_beyond_64_bits_is_refused(bus: EventBus, priority: int) -> None:
+    with pytest.raises(OverflowError, match="priority"):
+        bus.on("a", handler_a, priority=priority)
     assert len(bus) == 0
 
 
@@ -411,6 +420,14 @@ class TestConstruction:
         assert EventBus().name is None
         assert EventBus("planner").name == "planner"
         assert EventBus(name="planner").name == "planner"
+
+    def test_its_name_is_an_exact_str_whatever_it_was_made_of(self) -> None:
+        class Text(str):
+            pass
+
+        for bus in (EventBus(Text("tools")), EventBus(name=Text("tools"))):
+            assert bus.name == "tools"
+            assert type(bus.name) is str
 
     @pytest.mark.parametrize("attribute", ["name", "closed"])
     def test_name_and_closed_are_read_only(self, bus: EventBus, attribute: str) -> None:

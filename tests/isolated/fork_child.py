@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import os
 import sys
 import threading
@@ -100,8 +101,48 @@ def fork_beside_a_thread() -> None:
         thread.join()
 
 
+def fork_while_a_thread_emits() -> None:
+    """The emission that the other thread is in does not exist in the child."""
+    bus = EventBus(logger=logging.getLogger("quiet"))
+    inside, leave = threading.Event(), threading.Event()
+
+    @bus.on("block")
+    def block(payload: object) -> None:
+        inside.set()
+        leave.wait()
+
+    @bus.on("fail")
+    def fail(payload: object) -> None:
+        raise RecursionError
+
+    def emit(counts: list[int]) -> None:
+        # Were it taken for a nested emission, the error would come out of it.
+        counts.append(bus.emit("fail"))
+
+    thread = threading.Thread(target=bus.emit, args=("block",))
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        counts: list[int] = []
+        threading.excepthook = lambda args: None
+        for _ in range(50):  # one of them may look like the thread that is gone
+            beside = threading.Thread(target=emit, args=(counts,))
+            beside.start()
+            beside.join()
+        if counts != [1] * 50:
+            os._exit(1)
+        in_child(bus)
+    leave.set()
+    thread.join()
+    wait_for(child)
+
+
+logging.getLogger("quiet").setLevel(logging.CRITICAL + 1)
 if sys.argv[1] == "pending":
     asyncio.run(fork_with_pending())
-else:
+elif sys.argv[1] == "thread":
     fork_beside_a_thread()
+else:
+    fork_while_a_thread_emits()
 print("ok")
