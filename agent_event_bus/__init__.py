@@ -1,7 +1,7 @@
 """An in-process event bus for Python agents, with its core in C.
 
-The agent loop is the host, handlers are guests: it emits events, and an exception of a handler never
-reaches it.
+The agent loop is the host, handlers are guests: it emits events, and an exception of a handler
+never reaches it.
 
     from agent_event_bus import EventBus
 

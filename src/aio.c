@@ -33,9 +33,9 @@ aeb_aio_forget(aeb_state *state)
     Py_CLEAR(state->task_class);
 }
 
-/* Before 3.12 asyncio's C module has static variables, which are reset when it is freed at the end of
- * an interpreter.  They refer to our coroutine types and so to our state; if that referred back to
- * asyncio until then, the next interpreter would inherit functions of a dead one. */
+/* Before 3.12 asyncio's C module has static variables, which are reset when it is freed at the end
+ * of an interpreter.  They refer to our coroutine types and so to our state; if that referred back
+ * to asyncio until then, the next interpreter would inherit functions of a dead one. */
 #if PY_VERSION_HEX < 0x030C0000
 static int
 forget_at_exit(void)
@@ -130,7 +130,7 @@ task_factory(aeb_state *state, PyObject *loop, PyObject **factory)
 static PyObject *
 new_task_by_factory(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name)
 {
-    /* Without keywords: create_task hands them on to the factory, and not every factory takes them. */
+    /* Without keywords: create_task hands them on, and not every factory takes them. */
     PyObject *task = PyObject_CallMethodOneArg(loop, state->str_create_task, coro);
     if (task == NULL) {
         return NULL;

@@ -22,9 +22,9 @@ typedef enum {
     AEB_TASK_EAGER, /* before aeb_aio_new_task returns, where Python can (3.12) */
 } aeb_task_start;
 
-/* A new task of `loop` that runs `coro`, made by the loop's own factory when it has one; *own_factory
- * says so, and then when the first step is taken is the factory's affair.  `context` (3.11; may be
- * NULL) is the context it runs in, else it runs in a copy of the current one. */
+/* A new task of `loop` that runs `coro`, made by the loop's own factory when it has one;
+ * *own_factory says so, and then when the first step is taken is the factory's affair.  `context`
+ * (3.11; may be NULL) is the context it runs in, else it runs in a copy of the current one. */
 PyObject *aeb_aio_new_task(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name,
                            PyObject *context, aeb_task_start start, bool *own_factory);
 

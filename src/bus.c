@@ -280,7 +280,7 @@ bus_bind_loop(aeb_bus *self, PyObject *loop)
     Py_RETURN_NONE;
 }
 
-/* ---- what agent_event_bus._bus builds drain and aclose from ----------------------------------- */
+/* ---- what agent_event_bus._bus builds drain and aclose from ---------------------------------- */
 
 static PyObject *
 bus_pending(aeb_bus *self, PyObject *Py_UNUSED(ignored))

@@ -115,7 +115,7 @@ aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occas
     PyObject *handler = sub->handler;
     n_args |= PY_VECTORCALL_ARGUMENTS_OFFSET;
     if (AEB_LIKELY(PyFunction_Check(handler))) {
-        /* Most handlers are Python functions: straight to where PyObject_Vectorcall would arrive. */
+        /* Most handlers are Python functions: go where PyObject_Vectorcall would arrive. */
         return ((PyFunctionObject *)handler)->vectorcall(handler, stack + 1, n_args, NULL);
     }
     return PyObject_Vectorcall(handler, stack + 1, n_args, NULL);

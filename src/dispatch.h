@@ -14,8 +14,8 @@ typedef struct {
     uint64_t seq;
 } aeb_occasion;
 
-/* Makes the Event if a handler of `plan` needs it: before any handler runs, for its time stamp is the
- * emission's.  0 or -1. */
+/* Makes the Event if a handler of `plan` needs it: before any handler runs, for its time stamp is
+ * the emission's.  0 or -1. */
 static inline int
 aeb_dispatch_begin(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
 {
@@ -41,7 +41,8 @@ PyObject *aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occas
 /* Whether `await` accepts the object.  Looks at types only. */
 bool aeb_is_awaitable(PyObject *obj);
 
-/* Marks the thread as being inside an emission until aeb_dispatch_leave(), which is told the answer.
+/* Marks the thread as being inside an emission until aeb_dispatch_leave(), which is told the
+ * answer.
  *
  * 1: it was inside one already, the new emission is nested; 0: it was not; -1 with RecursionError.
  *

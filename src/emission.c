@@ -7,8 +7,9 @@
  * of its own, the waiter, to the task that awaits it, and the last delivery to settle resolves it.
  * There is no done-callback and no gather: the deliveries count themselves down.
  *
- * Errors that must not be isolated (`fatal`) and exceptions thrown in by the awaiting task (`thrown`)
- * have the same effect: unfinished deliveries are cancelled and awaited, then the error is raised.
+ * Errors that must not be isolated (`fatal`) and exceptions thrown in by the awaiting task
+ * (`thrown`) have the same effect: unfinished deliveries are cancelled and awaited, then the error
+ * is raised.
  *
  * The children hold the emission and the emission the children until they settle; all are GC types.
  * Everything here runs in the thread of the loop that awaits the emission.

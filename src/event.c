@@ -77,7 +77,7 @@ event_traverse(aeb_event *self, visitproc visit, void *arg)
 static int
 event_clear(aeb_event *self)
 {
-    /* None instead of NULL: a finaliser that runs later in the same collection may still read it. */
+    /* None instead of NULL: a finaliser later in the same collection may still read it. */
     PyObject *payload = self->payload;
     self->payload = Py_NewRef(Py_None);
     Py_XDECREF(payload);

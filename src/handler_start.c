@@ -1,12 +1,12 @@
 /* Starting, cancelling and closing the deliveries that handler_task.c describes.
  *
- * The first step of an emit_async delivery is taken at once, under its new task: a handler that does
- * not suspend costs no turn of the loop.  From 3.12 on that is an eager task.  Before, the task is
- * made in the ordinary way and the step is taken by hand, with the task entered as the current one:
- * an "early" step.
+ * The first step of an emit_async delivery is taken at once, under its new task: a handler that
+ * does not suspend costs no turn of the loop.  From 3.12 on that is an eager task.  Before, the
+ * task is made in the ordinary way and the step is taken by hand, with the task entered as the
+ * current one: an "early" step.
  *
- * Early and later steps must run in one context.  A 3.11 task can be given one; before, the delivery
- * enters its context around every step.
+ * Early and later steps must run in one context.  A 3.11 task can be given one; before, the
+ * delivery enters its context around every step.
  */
 #include "aio.h"
 #include "handler_task.h"
@@ -179,7 +179,7 @@ early_step(aeb_handler_task *self, PyObject *loop, PyObject *task, PyObject *con
         return -1;
     }
     if (sent == PYGEN_NEXT) {
-        /* After a bare yield the task's own first step is the turn of the loop that was asked for. */
+        /* After a bare yield the task's own first step is the turn that was asked for. */
         if (result != Py_None && self->status == AEB_HANDLER_SUSPENDED) {
             self->yielded = Py_NewRef(result);
         }

@@ -9,8 +9,8 @@
  * then waits in `yielded` and is handed to the task's own first step as if it had only just been
  * yielded; and a handler that is over by then answers that step with its end.
  *
- * Invariant: `settled` is called exactly once, on the way to AEB_HANDLER_DONE, after which nothing of
- * the handler is referred to any more.  The loop's thread is the only one that runs steps.
+ * Invariant: `settled` is called exactly once, on the way to AEB_HANDLER_DONE, after which nothing
+ * of the handler is referred to any more.  The loop's thread is the only one that runs steps.
  */
 #include "handler_task.h"
 
@@ -85,7 +85,7 @@ handler_returned(aeb_handler_task *self, PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* The handler is over with the pending exception.  Isolates it, or leaves it for the task to raise. */
+/* The handler ended with the pending exception: isolates it, or leaves it for the task to raise. */
 static PySendResult
 handler_raised(aeb_handler_task *self, PyObject **result)
 {
@@ -99,7 +99,7 @@ handler_raised(aeb_handler_task *self, PyObject **result)
                          ? 0
                          : aeb_report_cancelled(bus, self->sub, self->name, self->nested);
         if (status == 0) {
-            /* Unlike other errors it goes on to the task, which is cancelled and not merely done. */
+            /* Unlike other errors it goes on to the task, which is cancelled, not just done. */
             self->ended_cancelled = true;
             (void)aeb_handler_task_settle(self, NULL);
             aeb_restore_exception_steal(cancelled);
@@ -489,7 +489,7 @@ handler_traverse(aeb_handler_task *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* Breaks cycles.  Done, and with bus, sub, name and payload still there, every method remains safe. */
+/* Breaks cycles.  In the state DONE no method looks at what is cleared here. */
 static int
 handler_clear(aeb_handler_task *self)
 {

@@ -15,8 +15,8 @@ typedef enum {
 
 struct aeb_handler_task;
 
-/* Tells the owner that a delivery is over, and never raises.  `fatal` (borrowed, or NULL) is an error
- * that must not be isolated; true when the owner raises it, false when the task shall. */
+/* Tells the owner that a delivery is over, and never raises.  `fatal` (borrowed, or NULL) is an
+ * error that must not be isolated; true when the owner raises it, false when the task shall. */
 typedef bool (*aeb_settled)(struct aeb_handler_task *self, PyObject *fatal);
 
 typedef struct aeb_handler_task {
@@ -50,8 +50,8 @@ typedef struct aeb_handler_task {
 
 int aeb_handler_task_init_type(PyObject *module, aeb_state *state);
 
-/* A delivery that has not started.  `awaitable` is what the handler returned when it was called as a
- * sync one, else NULL. */
+/* A delivery that has not started.  `awaitable` is what the handler returned when it was called as
+ * a sync one, else NULL. */
 aeb_handler_task *aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry,
                                        aeb_occasion *occasion, PyObject *awaitable);
 
@@ -61,9 +61,9 @@ typedef struct {
     Py_ssize_t next_late;
 } aeb_async_cursor;
 
-/* The next async delivery of an emission, claimed: the async handlers of the plan and the awaitables
- * that sync ones returned (`late`, see aeb_dispatch_sync; may be NULL), in their common order.  1 with
- * a new reference in *delivery, 0 at the end, -1. */
+/* The next async delivery of an emission, claimed: the async handlers of the plan and the
+ * awaitables that sync ones returned (`late`, see aeb_dispatch_sync; may be NULL), in their common
+ * order.  1 with a new reference in *delivery, 0 at the end, -1. */
 int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                       aeb_async_cursor *cursor, aeb_handler_task **delivery);
 
@@ -71,8 +71,8 @@ int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyOb
 void aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i);
 
 /* Gives it a task of `loop`; an eager one takes its first step before this returns, unless the loop
- * has its own factory.  An Exception on the way is the handler's failure.  0, or -1 with an error that
- * must propagate and that the owner has not taken. */
+ * has its own factory.  An Exception on the way is the handler's failure.  0, or -1 with an error
+ * that must propagate and that the owner has not taken. */
 int aeb_handler_task_start(aeb_handler_task *self, PyObject *loop, bool eager);
 
 /* Asks its task to cancel, in the loop's own thread.  Never raises. */
@@ -84,7 +84,7 @@ int aeb_handler_task_close(aeb_handler_task *self);
 /* Forgets its owner and its task's destiny: the process that would have run it is not this one. */
 void aeb_handler_task_abandon(aeb_handler_task *self);
 
-/* Ends the delivery and tells its owner; true when that takes the fatal error (borrowed or NULL). */
+/* Ends the delivery and tells its owner; true if that takes the fatal error (borrowed or NULL). */
 bool aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal);
 
 /* One step: sends `value`, or throws `exc` when it is not NULL. */
@@ -97,8 +97,8 @@ int aeb_close_awaitable(aeb_state *state, PyObject *obj);
 /* Fails it with the pending exception, before it was started.  0 or -1, as for starting it. */
 int aeb_handler_task_fail(aeb_handler_task *self);
 
-/* The unfinished delivery whose handler the current context belongs to, also in the tasks that it has
- * made: a new reference in *found, or NULL.  0 or -1. */
+/* The unfinished delivery whose handler the current context belongs to, also in the tasks that it
+ * has made: a new reference in *found, or NULL.  0 or -1. */
 int aeb_handler_task_current(aeb_state *state, aeb_handler_task **found);
 
 /* RecursionError when too many handlers wait in a row, from `task` up.  0 or -1. */

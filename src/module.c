@@ -18,7 +18,7 @@ aeb_state_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot, boo
     }
     *slot = type;
 #if PY_VERSION_HEX < 0x030A0000
-    /* What Py_TPFLAGS_DISALLOW_INSTANTIATION does from 3.10 on: undo the inherited object.__new__. */
+    /* What Py_TPFLAGS_DISALLOW_INSTANTIATION does from 3.10 on: no inherited object.__new__. */
     bool has_new = false;
     for (PyType_Slot *s = spec->slots; s->slot != 0; s++) {
         has_new |= s->slot == Py_tp_new;
@@ -143,8 +143,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     return 0;
 }
 
-/* Breaks the cycles a collection can find.  Types and imports only: the strings and tuples cannot be
- * part of a cycle, and a handler's finaliser that emits late in the same collection needs them. */
+/* Breaks the cycles a collection can find.  Types and imports only: strings and tuples are part of
+ * none, and a handler's finaliser that emits late in the same collection needs them. */
 static int
 core_clear(PyObject *module)
 {

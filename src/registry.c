@@ -19,7 +19,7 @@
 /* Names without an exact subscription that are kept before the plans are dropped and begun anew. */
 #define MAX_ANY_PLANS 1024
 
-/* Longer names, in characters, are not kept at all: few long ones take as much as many short ones. */
+/* Longer names, in characters, are not kept: a few long ones take as much as many short ones. */
 #define MAX_ANY_NAME 256
 
 /* ---- keys and names ------------------------------------------------------------------------ */
@@ -77,8 +77,8 @@ classify_name(PyObject *name, const char **rule)
                : NAME_PATTERN;
 }
 
-/* name, or the value of the enum member it is, as an exact str: a subclass may have its own __eq__ and
- * __hash__, which must never run. */
+/* name, or the value of the enum member it is, as an exact str: a subclass may have an __eq__ and a
+ * __hash__ of its own, which must never run. */
 static PyObject *
 exact_str(PyObject *name, const char *what)
 {
@@ -225,7 +225,7 @@ merge_next(PyObject *exact, Py_ssize_t *i, PyObject *any, Py_ssize_t *j)
     return entry;
 }
 
-/* Fills a fresh plan: first the sync handlers in order, then the async ones.  Runs no Python code. */
+/* Fills a fresh plan: the sync handlers in order, then the async ones.  Runs no Python code. */
 static void
 plan_fill(aeb_plan *plan, PyObject *exact, PyObject *any)
 {

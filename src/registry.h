@@ -57,7 +57,7 @@ aeb_registry_claim(aeb_subscription *sub)
 /* The active subscriptions with this key (NULL: all) and handler (NULL: any), in a new list. */
 PyObject *aeb_registry_find(aeb_bus *bus, PyObject *key, PyObject *handler);
 
-/* The plan of an event name not in bus->plans yet; *exact_name receives the name as exact str.  Both
+/* The plan of an event name not in bus->plans yet; *exact_name receives the name as exact str. Both
  * are new references.  NULL with ValueError or TypeError when it is no event name. */
 aeb_plan *aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name);
 

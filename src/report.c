@@ -30,8 +30,8 @@ logger_of(aeb_bus *bus)
 
 /* The pending exception came out of the report itself: out of the logger or out of on_error.
  *
- * 0 when sys.unraisablehook has got it, -1 when it must propagate.  Runaway recursion can run through
- * here as well, when a logging handler emits. */
+ * 0 when sys.unraisablehook has got it, -1 when it must propagate.  Runaway recursion can run
+ * through here as well, when a logging handler emits. */
 static int
 report_of_report(PyObject *source, bool nested)
 {
@@ -54,8 +54,8 @@ exception_text(PyObject *exc)
     return text;
 }
 
-/* exc_info for logging, as a tuple: logging asks an exception object for its truth, and a stranger's
- * may have none. */
+/* exc_info for logging, as a tuple: logging asks an exception object for its truth, and a
+ * stranger's may have none. */
 static PyObject *
 exc_info_of(PyObject *exc)
 {

@@ -2,8 +2,8 @@
  *
  * `pending` is the set of deliveries that emit has scheduled and that are not over; it holds them
  * strongly, so no task is lost to the garbage collector.  It is a dict for its order; the keys hash
- * and compare by identity, so changing it runs no Python code.  A pending delivery is "parked" while
- * its handler itself waits for all the others (drain), else it would wait for itself.
+ * and compare by identity, so changing it runs no Python code.  A pending delivery is "parked"
+ * while its handler itself waits for all the others (drain), else it would wait for itself.
  *
  * A forked child has the set but no thread and no loop that would ever finish what is in it, so the
  * first look at it in another process empties it.

@@ -15,8 +15,8 @@ Py_ssize_t aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, Py
 /* The pending deliveries, a new list of HandlerTask in the order they were scheduled. */
 PyObject *aeb_schedule_pending(aeb_bus *bus);
 
-/* The pending delivery whose handler the calling code belongs to, itself or through emissions that it
- * awaits: a new reference in *own, or NULL.  0 or -1. */
+/* The pending delivery whose handler the calling code belongs to, itself or through emissions that
+ * it awaits: a new reference in *own, or NULL.  0 or -1. */
 int aeb_schedule_own_delivery(aeb_bus *bus, PyObject **own);
 
 /* Has `callback()` called once, in any thread, when nothing is pending, or nothing but parked

@@ -25,8 +25,8 @@ get_attribute(PyObject *obj, const char *name, PyObject **result)
     return *result == NULL ? aeb_clear_ordinary_exception() : 0;
 }
 
-/* module.name when that module has been imported already; the reference is borrowed from the module,
- * NULL when there is none (without an exception). */
+/* module.name when that module has been imported already; the reference is borrowed from the
+ * module, NULL when there is none (without an exception). */
 static PyObject *
 loaded_attribute(const char *module_name, const char *name)
 {
@@ -87,8 +87,8 @@ code_flags(PyObject *function)
     return ((PyCodeObject *)PyFunction_GET_CODE(function))->co_flags;
 }
 
-/* inspect.markcoroutinefunction and unittest.mock leave a marker on what they mark.  Nobody can hold
- * a marker of a module that was never imported, so nothing is imported to look. */
+/* inspect.markcoroutinefunction and unittest.mock leave a marker on what they mark.  Nobody can
+ * hold a marker of a module that was never imported, so nothing is imported to look. */
 static int
 has_coroutine_marker(PyObject *obj)
 {
@@ -168,8 +168,8 @@ aeb_same_handler(PyObject *a, PyObject *b)
     if (a == b) {
         return true;
     }
-    /* obj.method makes a new object at each access.  The comparison of builtin methods is native and
-     * compares identities; that of Python methods would compare the functions with ==. */
+    /* obj.method makes a new object at each access.  The comparison of builtin methods is native
+     * and compares identities; that of Python methods would compare the functions with ==. */
     if (PyMethod_Check(a) && PyMethod_Check(b)) {
         return PyMethod_GET_SELF(a) == PyMethod_GET_SELF(b) &&
                PyMethod_GET_FUNCTION(a) == PyMethod_GET_FUNCTION(b);

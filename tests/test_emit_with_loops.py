@@ -39,6 +39,7 @@ class TestRunningLoop:
 
         bus.emit("a")
         await soon(done.wait())
+        assert done.is_set()
 
     async def test_a_handler_cancelled_before_its_task_started_is_skipped(
         self, bus: EventBus
@@ -115,6 +116,7 @@ class TestRunningLoop:
         del bus, handler
         gc.collect()
         await soon(done.wait())
+        assert done.is_set()
 
     async def test_errors_are_reported_and_never_left_in_a_task(
         self, bus: EventBus, records: Records
@@ -172,6 +174,7 @@ class TestRunningLoop:
 
         asyncio.get_running_loop().call_soon(bus.emit, "a")
         await soon(done.wait())
+        assert done.is_set()
 
     async def test_a_worker_thread_runs_async_handlers_to_completion_itself(
         self, bus: EventBus

@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
 ROUNDS = 100
 
 
-class Growth:
+class expect_no_growth:  # noqa: N801
     """Tells a leak from free lists and caches of the interpreter, which fill up and then stay.
 
     Iterating gives batch after batch to do `ROUNDS` times something in, until one batch no longer
@@ -344,7 +344,7 @@ def new_names(bus: EventBus) -> None:
 def test_doing_it_a_thousand_times_takes_no_more_memory_than_doing_it_once(
     bus: EventBus, work: Callable[[EventBus], None]
 ) -> None:
-    for rounds in Growth():
+    for rounds in expect_no_growth():
         for _ in rounds:
             work(bus)
 
@@ -366,7 +366,7 @@ def test_async_deliveries_leak_nothing(bus: EventBus) -> None:
         bus.on("a", method)
 
     async def main() -> None:
-        for _ in Growth():
+        for _ in expect_no_growth():
             await batch()
 
     async def batch() -> None:

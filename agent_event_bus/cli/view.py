@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
@@ -101,7 +102,7 @@ class GuardedStream:
             self.stream = None
 
 
-class View:
+class View(ABC):
     """Where the demo shows what happens; the subclasses decide how it looks.
 
     Args:
@@ -113,37 +114,37 @@ class View:
         self.out = out
         self.err = err
 
+    @abstractmethod
     def heading(self, text: str) -> None:
         """Show a line that introduces what follows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def event(self, elapsed: float, name: str, detail: str) -> None:
         """Show one event, `elapsed` seconds after the start."""
-        raise NotImplementedError
 
+    @abstractmethod
     def crash(self, text: str, where: str) -> None:
         """Show a report that the bus logged, and where the exception came from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def alert(self, text: str) -> None:
         """Show the budget alert."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, text: str) -> None:
         """Show the agent's answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self, table: Table) -> None:
         """Show a table."""
-        raise NotImplementedError
 
-    def status(self, text: str) -> None:
+    def status(self, text: str) -> None:  # noqa: B027 (a view may do without)
         """Replace the live line at the bottom, where there can be one."""
 
-    def progress(self, done: int, total: int | None, events: int) -> None:
+    def progress(self, done: int, total: int | None, events: int) -> None:  # noqa: B027 (a view may do without)
         """Show how far a trace is: bytes read, bytes in all if known, events delivered."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a view may do without)
         """Take down what is live."""
 
 
