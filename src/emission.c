@@ -22,6 +22,7 @@
 #include "handler_task.h"
 #include "registry.h"
 #include "report.h"
+#include "subscription.h"
 
 typedef enum {
     EMISSION_CREATED,
@@ -108,8 +109,9 @@ child_settled(aeb_handler_task *child, PyObject *fatal)
         }
     }
     if (self->n_unfinished == 0 && self->waiter != NULL &&
-        aeb_aio_wake(self->bus->state, self->waiter) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self);
+        aeb_aio_wake(self->bus->state, self->waiter) < 0 && aeb_clear_ordinary_exception() < 0) {
+        PyErr_WriteUnraisable(
+            (PyObject *)self); /* an Exception: the loop is closed, nobody waits */
     }
     return true;
 }

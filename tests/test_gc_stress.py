@@ -17,6 +17,10 @@ def test_a_long_chain_is_released_without_using_up_the_stack(case: str) -> None:
     assert run_isolated("deep_release.py", case).strip() == "ok"
 
 
+def test_a_finaliser_may_change_the_very_key_that_is_being_removed() -> None:
+    assert run_isolated("gc_in_removal.py").strip() == "ok"
+
+
 @pytest.mark.parametrize("seed", [3, 7])
 def test_finalisers_may_change_the_bus_in_the_middle_of_any_change(seed: int) -> None:
     assert run_isolated("gc_stress.py", str(seed)).strip() == "ok"
