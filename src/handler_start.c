@@ -158,9 +158,9 @@ early_step(aeb_handler_task *self, PyObject *loop, PyObject *task, PyObject *con
         return -1;
     }
 #if PY_VERSION_HEX >= 0x030B0000
-    bool entered = PyContext_Enter(context) == 0; /* else the step enters it */
+    bool entered = PyContext_Enter(context) == 0;
 #else
-    self->context = Py_NewRef(context);
+    self->context = Py_NewRef(context); /* each step enters it */
     bool entered = true;
 #endif
     PySendResult sent = entered ? aeb_handler_task_step(self, Py_None, NULL, &result) : PYGEN_ERROR;
@@ -287,9 +287,7 @@ aeb_handler_task_cancel(aeb_handler_task *self)
 done:
     if (answer == NULL) {
         /* It has no task yet, or its loop is closed: nothing will ever run it again. */
-        if (PyErr_Occurred()) {
-            PyErr_Clear();
-        }
+        PyErr_Clear();
         if (aeb_handler_task_close(self) < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
         }

@@ -52,7 +52,6 @@
     X(str_get_task_factory, "get_task_factory")                                                    \
     X(str_handler_name, "handler_name")                                                            \
     X(str_log_destroy_pending, "_log_destroy_pending")                                             \
-    X(str_qualname, "__qualname__")                                                                \
     X(str_set_name, "set_name")                                                                    \
     X(str_set_result, "set_result")                                                                \
     X(str_start, "_start")                                                                         \

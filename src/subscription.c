@@ -54,7 +54,7 @@ aeb_enum_value(PyObject *obj)
 static PyObject *
 unwrap_callable(PyObject *callable)
 {
-    PyObject *partial = loaded_attribute("functools", "partial");
+    PyObject *partial = Py_XNewRef(loaded_attribute("functools", "partial"));
     Py_INCREF(callable);
     for (int depth = 0; depth < 100; depth++) {
         PyObject *next;
@@ -65,8 +65,8 @@ unwrap_callable(PyObject *callable)
                  PyObject_TypeCheck(callable, (PyTypeObject *)partial)) {
             next = PyObject_GetAttrString(callable, "func");
             if (next == NULL) {
-                Py_DECREF(callable);
-                return NULL;
+                Py_CLEAR(callable);
+                break;
             }
         }
         else {
@@ -74,6 +74,7 @@ unwrap_callable(PyObject *callable)
         }
         Py_SETREF(callable, next);
     }
+    Py_XDECREF(partial);
     return callable;
 }
 
