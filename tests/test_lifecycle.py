@@ -121,6 +121,10 @@ class TestDrain:
         assert await soon(bus.drain()) == []
         assert log == [[], []]
 
+    async def test_a_timeout_that_is_no_number_is_refused(self, bus: EventBus) -> None:
+        with pytest.raises(TypeError, match="timeout"):
+            await bus.drain(timeout="soon")  # type: ignore[arg-type]
+
     async def test_the_bus_stays_open(self, bus: EventBus) -> None:
         await bus.drain()
         assert not bus.closed
