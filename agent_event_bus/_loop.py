@@ -47,10 +47,16 @@ async def _run(emission: Coroutine[Any, Any, int]) -> int:
     count = await emission
     # What handlers emitted in turn, on whichever bus, was scheduled on this loop and ends with it.
     while tasks := [
-        task for task in asyncio.all_tasks() if isinstance(task.get_coro(), _core.HandlerTask)
+        task for task in asyncio.all_tasks() if _delivery_of(task) is not None
     ]:
         await asyncio.wait(tasks)
     return count
+
+
+def _delivery_of(task: asyncio.Task[Any]) -> object:
+    """Return the delivery that a task runs, None when it runs something else."""
+    coro = task.get_coro()
+    return coro if isinstance(coro, _core.HandlerTask) else getattr(task, "_delivery", None)
 
 
 def _cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:

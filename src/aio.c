@@ -5,6 +5,7 @@
  */
 #include "aio.h"
 
+#include "lazy_task.h"
 #include "subscription.h"
 
 static int
@@ -29,7 +30,10 @@ aeb_aio_forget(aeb_state *state)
     Py_CLEAR(state->get_running_loop);
     Py_CLEAR(state->leave_task);
     Py_CLEAR(state->enter_task);
+    Py_CLEAR(state->swap_task);
+    Py_CLEAR(state->unregister_task);
     Py_CLEAR(state->current_task);
+    aeb_task_forget(state);
     Py_CLEAR(state->task_class);
 }
 
@@ -75,6 +79,11 @@ aeb_aio_load(aeb_state *state)
         import_attribute("asyncio", "current_task", &state->current_task) < 0 ||
         import_attribute("asyncio.tasks", "_enter_task", &state->enter_task) < 0 ||
         import_attribute("asyncio.tasks", "_leave_task", &state->leave_task) < 0 ||
+        import_attribute("asyncio.tasks", "_unregister_task", &state->unregister_task) < 0 ||
+#if PY_VERSION_HEX >= 0x030C0000
+        import_attribute("asyncio.tasks", "_swap_current_task", &state->swap_task) < 0 ||
+#endif
+        aeb_task_load(state, state->task_class) < 0 ||
         import_attribute("asyncio", "_get_running_loop", &state->get_running_loop) < 0) {
         return -1;
     }
@@ -113,9 +122,8 @@ aeb_aio_current_task(aeb_state *state, PyObject *loop, PyObject **task)
     return store_unless_none(PyObject_CallOneArg(state->current_task, loop), task);
 }
 
-/* The loop's task factory; NULL without an exception when it uses asyncio.Task. */
-static int
-task_factory(aeb_state *state, PyObject *loop, PyObject **factory)
+int
+aeb_aio_task_factory(aeb_state *state, PyObject *loop, PyObject **factory)
 {
     *factory = NULL;
     PyObject *found = PyObject_CallMethodNoArgs(loop, state->str_get_task_factory);
@@ -146,25 +154,15 @@ new_task_by_factory(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *
 
 PyObject *
 aeb_aio_new_task(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name,
-                 PyObject *context, aeb_task_start start, bool *own_factory)
+                 bool by_factory, aeb_task_start start)
 {
-    PyObject *factory;
-    if (task_factory(state, loop, &factory) < 0) {
-        return NULL;
-    }
-    *own_factory = factory != NULL;
-    if (factory != NULL) {
-        Py_DECREF(factory);
+    if (by_factory) {
         return new_task_by_factory(state, loop, coro, name);
     }
     PyObject *args[] = {coro, loop, name, Py_True};
     PyObject *kwnames = state->task_kwnames;
-    if (context != NULL) {
-        args[3] = context;
-        kwnames = state->context_task_kwnames;
-    }
 #if PY_VERSION_HEX >= 0x030C0000
-    else if (start == AEB_TASK_EAGER) {
+    if (start == AEB_TASK_EAGER) {
         kwnames = state->eager_task_kwnames;
     }
 #else

@@ -22,11 +22,14 @@ typedef enum {
     AEB_TASK_EAGER, /* before aeb_aio_new_task returns, where Python can (3.12) */
 } aeb_task_start;
 
-/* A new task of `loop` that runs `coro`, made by the loop's own factory when it has one;
- * *own_factory says so, and then when the first step is taken is the factory's affair.  `context`
- * (3.11; may be NULL) is the context it runs in, else it runs in a copy of the current one. */
+/* The loop's own task factory: a new reference in *factory, NULL when it uses asyncio.Task.
+ * 0 or -1. */
+int aeb_aio_task_factory(aeb_state *state, PyObject *loop, PyObject **factory);
+
+/* A new task of `loop` that runs `coro` in a copy of the current context: made by the loop's own
+ * factory, and then when its first step is taken is the factory's affair, or an asyncio.Task. */
 PyObject *aeb_aio_new_task(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name,
-                           PyObject *context, aeb_task_start start, bool *own_factory);
+                           bool by_factory, aeb_task_start start);
 
 /* A new future of `loop` that is ready to be yielded to a task. */
 PyObject *aeb_aio_new_waiter(aeb_state *state, PyObject *loop);

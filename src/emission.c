@@ -43,6 +43,7 @@ typedef struct {
     PyObject *fatal;
     PyObject *thrown;
     aeb_handler_task *parent; /* strong: the delivery whose handler awaits this, or NULL */
+    Py_ssize_t base_depth; /* of handlers waiting above this */
     Py_ssize_t n_unfinished;
     Py_ssize_t n_called;
     emission_status status;
@@ -118,15 +119,15 @@ child_settled(aeb_handler_task *child, PyObject *fatal)
 
 /* Starts one delivery; keeps it when it does not finish at once. */
 static int
-start_child(aeb_emission *self, aeb_handler_task *child)
+start_child(aeb_emission *self, aeb_starter *starter, aeb_handler_task *child)
 {
     child->owner = Py_NewRef((PyObject *)self);
     child->settled = child_settled;
     child->nested = self->nested;
-    child->depth = self->parent == NULL ? 1 : self->parent->depth + 1;
+    child->depth = self->base_depth + 1;
     child->parent = (aeb_handler_task *)Py_XNewRef((PyObject *)self->parent);
     self->n_unfinished++;
-    int status = aeb_handler_task_start(child, self->loop, true);
+    int status = aeb_starter_start(starter, child);
     if (status < 0 || child->status == AEB_HANDLER_DONE) {
         return status;
     }
@@ -143,28 +144,29 @@ start_child(aeb_emission *self, aeb_handler_task *child)
 /* Starts the async handlers of the plan and the awaitables that sync ones returned, in their common
  * order.  Stops at the first fatal error.  -1 when one could not be made. */
 static int
-start_children(aeb_emission *self, aeb_plan *plan, aeb_occasion *occasion, PyObject *late)
+start_children(aeb_emission *self, aeb_starter *starter, aeb_plan *plan, aeb_occasion *occasion,
+               PyObject *late)
 {
     aeb_async_cursor cursor = {.next_entry = plan->n_sync};
     aeb_handler_task *child;
     int status = 0;
     while (status == 0 && self->fatal == NULL &&
            (status = aeb_next_delivery(self->bus, plan, occasion, late, &cursor, &child)) > 0) {
-        status = start_child(self, child);
-        Py_DECREF(child);
+        status = start_child(self, starter, child);
+        aeb_handler_task_release(child);
     }
     aeb_close_late(self->bus->state, late, cursor.next_late);
     return status;
 }
 
 static int
-start_prepared(aeb_emission *self)
+start_prepared(aeb_emission *self, aeb_starter *starter)
 {
     int status = 0;
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(self->deliveries); i++) {
         aeb_handler_task *child = (aeb_handler_task *)PyList_GET_ITEM(self->deliveries, i);
         if (self->fatal == NULL) {
-            status = start_child(self, child);
+            status = start_child(self, starter, child);
         }
         else {
             aeb_handler_task_cancel(child);
@@ -173,9 +175,10 @@ start_prepared(aeb_emission *self)
     return status;
 }
 
-/* Finds the loop, and the delivery whose handler emits, if one does. */
+/* Finds the loop, and the delivery whose handler emits, if one does; then begins to start handlers.
+ * 0, and aeb_starter_end() must follow, or -1. */
 static int
-find_surroundings(aeb_emission *self)
+find_surroundings(aeb_emission *self, aeb_starter *starter)
 {
     aeb_state *state = self->bus->state;
     if (aeb_aio_running_loop(state, &self->loop) < 0) {
@@ -186,14 +189,19 @@ find_surroundings(aeb_emission *self)
                                             "must be awaited in one");
         return -1;
     }
-    if (aeb_handler_task_current(state, &self->parent) < 0) {
+    if (aeb_starter_begin(starter, state, self->loop) < 0) {
         return -1;
     }
+    int status = aeb_handler_task_current(state, starter->outer, &self->parent);
+    self->base_depth = aeb_handler_task_base_depth(state, self->parent);
     if (self->parent != NULL) {
         self->nested = true;
-        return aeb_handler_task_check_depth(self->parent);
+        status = aeb_handler_task_check_depth(self->parent);
     }
-    return 0;
+    if (status < 0) {
+        aeb_starter_end(starter);
+    }
+    return status;
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -219,11 +227,16 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
         self->nested = nested;
         status = 0;
         if (late != NULL || plan->n_sync < plan->n_entries) {
-            status = find_surroundings(self);
+            aeb_starter starter;
+            status = find_surroundings(self, &starter);
+            if (status == 0) {
+                status = start_children(self, &starter, plan, &occasion, late);
+                aeb_starter_end(&starter);
+            }
+            else {
+                aeb_close_late(self->bus->state, late, 0);
+            }
         }
-    }
-    if (status == 0) {
-        status = start_children(self, plan, &occasion, late);
     }
     else {
         aeb_close_late(self->bus->state, late, 0);
@@ -239,7 +252,13 @@ emission_begin(aeb_emission *self)
 {
     aeb_bus *bus = self->bus;
     if (self->deliveries != NULL) {
-        return find_surroundings(self) < 0 ? -1 : start_prepared(self);
+        aeb_starter starter;
+        if (find_surroundings(self, &starter) < 0) {
+            return -1;
+        }
+        int status = start_prepared(self, &starter);
+        aeb_starter_end(&starter);
+        return status;
     }
     if (bus->closed) {
         return aeb_report_closed(bus, self->name);

@@ -1,15 +1,18 @@
 /* Starting, cancelling and closing the deliveries that handler_task.c describes.
  *
- * The first step of an emit_async delivery is taken at once, under its new task: a handler that
- * does not suspend costs no turn of the loop.  From 3.12 on that is an eager task.  Before, the
- * task is made in the ordinary way and the step is taken by hand, with the task entered as the
- * current one: an "early" step.
+ * The first step of an emit_async delivery is taken at once: a handler that does not suspend costs
+ * no turn of the loop.  A starter takes these steps for one emission after another under the tasks
+ * of lazy_task.c: it enters such a task as the loop's current one, in place of the task that emits,
+ * and steps the delivery in a context of its own; while handlers finish at once one task serves them
+ * all.  Where there are no such tasks the delivery gets an asyncio.Task, an eager one from 3.12 on,
+ * and a loop with its own task factory gets that called.
  *
- * Early and later steps must run in one context.  A 3.11 task can be given one; before, the
- * delivery enters its context around every step.
+ * All steps of a delivery must run in one context.  From 3.11 on a task can be given one; before,
+ * the delivery enters its context around every step.
  */
 #include "aio.h"
 #include "handler_task.h"
+#include "lazy_task.h"
 #include "report.h"
 
 /* ---- which deliveries there are -------------------------------------------------------------- */
@@ -64,22 +67,58 @@ aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i)
 
 /* ---- tasks ----------------------------------------------------------------------------------- */
 
+/* The delivery that runs directly under the current task, or NULL. */
+static int
+delivery_of_current_task(aeb_state *state, PyObject *task, aeb_handler_task **found)
+{
+    PyObject *loop = NULL, *current = Py_XNewRef(task);
+    if (state->lazy_task_type == NULL) {
+        return 0;
+    }
+    if (current == NULL && (aeb_aio_running_loop(state, &loop) < 0 ||
+                            (loop != NULL && aeb_aio_current_task(state, loop, &current) < 0))) {
+        Py_XDECREF(loop);
+        return -1;
+    }
+    *found = (aeb_handler_task *)Py_XNewRef((PyObject *)aeb_task_delivery(state, current));
+    Py_XDECREF(current);
+    Py_XDECREF(loop);
+    return 0;
+}
+
+/* A delivery puts itself into its handler's context only where another one is unfinished or its
+ * task is not of our kind (handler_begin), for that is dear.  So what is found there is the answer,
+ * unless it is over; and where nothing is found the current task may tell.  The first handler in a
+ * chain is missed by the tasks that it makes: aeb_handler_task_base_depth() allows for it. */
 int
-aeb_handler_task_current(aeb_state *state, aeb_handler_task **found)
+aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **found)
 {
     PyObject *value;
     *found = NULL;
-    if (state->current_handler == NULL) {
+    if (AEB_LIKELY(state->n_live == 0) || state->current_handler == NULL) {
         return 0;
     }
     if (PyContextVar_Get(state->current_handler, NULL, &value) < 0) {
         return -1;
     }
-    if (value != NULL && ((aeb_handler_task *)value)->status == AEB_HANDLER_DONE) {
-        Py_CLEAR(value); /* the handler is over, and this is a task that it left behind */
-    }
     *found = (aeb_handler_task *)value;
+    if (value == NULL || (*found)->status == AEB_HANDLER_DONE) {
+        *found = NULL;
+        Py_XDECREF(value); /* the handler is over, and this is a task that it left behind */
+        if (delivery_of_current_task(state, task, found) < 0) {
+            return -1;
+        }
+    }
+    if (*found != NULL && (*found)->status == AEB_HANDLER_DONE) {
+        Py_CLEAR(*found);
+    }
     return 0;
+}
+
+Py_ssize_t
+aeb_handler_task_base_depth(aeb_state *state, const aeb_handler_task *parent)
+{
+    return parent != NULL ? parent->depth : state->n_live > 0;
 }
 
 /* How many handlers that are not over are waiting in a row, from `task` up. */
@@ -88,7 +127,9 @@ live_depth(const aeb_handler_task *task)
 {
     Py_ssize_t depth = 0;
     for (; task != NULL; task = task->parent) {
-        depth += task->status != AEB_HANDLER_DONE;
+        if (task->status != AEB_HANDLER_DONE) {
+            depth += task->parent != NULL ? 1 : task->depth; /* see aeb_handler_task_base_depth() */
+        }
     }
     return depth;
 }
@@ -106,156 +147,272 @@ aeb_handler_task_check_depth(const aeb_handler_task *task)
     return 0;
 }
 
-static PyObject *
-task_name(aeb_handler_task *self)
-{
-    PyObject *handler = aeb_handler_name(self->sub->handler);
-    if (handler == NULL) {
-        return NULL;
-    }
-    PyObject *name = PyUnicode_FromFormat("%U -> %U", self->name, handler);
-    Py_DECREF(handler);
-    return name;
-}
-
-#if PY_VERSION_HEX < 0x030C0000
-/* loop's current task: `from` out, `to` in (either may be NULL). */
-static int
-switch_task(aeb_state *state, PyObject *loop, PyObject *from, PyObject *to)
-{
-    PyObject *calls[2][2] = {{state->leave_task, from}, {state->enter_task, to}};
-    for (int i = 0; i < 2; i++) {
-        if (calls[i][1] == NULL) {
-            continue;
-        }
-        PyObject *done = PyObject_CallFunctionObjArgs(calls[i][0], loop, calls[i][1], NULL);
-        if (done == NULL) {
-            if (i == 1 && from != NULL) { /* leave things as they were */
-                PyObject *exc = aeb_take_exception();
-                done = PyObject_CallFunctionObjArgs(state->enter_task, loop, from, NULL);
-                Py_XDECREF(done);
-                PyErr_Clear();
-                aeb_restore_exception_steal(exc);
-            }
-            return -1;
-        }
-        Py_DECREF(done);
-    }
-    return 0;
-}
-
-/* Takes the first step under `task` now.  -1 only when it could not be tried. */
-static int
-early_step(aeb_handler_task *self, PyObject *loop, PyObject *task, PyObject *context)
-{
-    aeb_state *state = self->state;
-    PyObject *outer, *result = NULL;
-    if (aeb_aio_current_task(state, loop, &outer) < 0) {
-        return -1;
-    }
-    if (switch_task(state, loop, outer, task) < 0) {
-        Py_XDECREF(outer);
-        return -1;
-    }
-#if PY_VERSION_HEX >= 0x030B0000
-    bool entered = PyContext_Enter(context) == 0;
-#else
-    self->context = Py_NewRef(context); /* each step enters it */
-    bool entered = true;
-#endif
-    PySendResult sent = entered ? aeb_handler_task_step(self, Py_None, NULL, &result) : PYGEN_ERROR;
-    PyObject *raised = aeb_take_exception();
-#if PY_VERSION_HEX >= 0x030B0000
-    if (entered && PyContext_Exit(context) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
-#endif
-    if (switch_task(state, loop, task, outer) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
-    Py_XDECREF(outer);
-    if (!entered) {
-        aeb_restore_exception_steal(raised);
-        return -1;
-    }
-    if (sent == PYGEN_NEXT) {
-        /* After a bare yield the task's own first step is the turn that was asked for. */
-        if (result != Py_None && self->status == AEB_HANDLER_SUSPENDED) {
-            self->yielded = Py_NewRef(result);
-        }
-    }
-    else {
-        /* A cancellation is kept in ended_cancelled, and every other error has an owner. */
-        self->finished_early = true;
-        if (PyObject_SetAttr(task, state->str_log_destroy_pending, Py_False) < 0) {
-            PyErr_Clear();
-        }
-    }
-    Py_XDECREF(raised);
-    Py_XDECREF(result);
-    return 0;
-}
-#endif
-
-/* 0, or -1 when the task could not be made or its first step could not be tried. */
+/* 0, or -1 when the task could not be made. */
 static int
 start_task(aeb_handler_task *self, PyObject *loop, bool eager)
 {
     aeb_state *state = self->state;
-    bool own_factory;
-    PyObject *context = NULL, *task_context = NULL;
-    PyObject *name = task_name(self);
-    int status = -1;
-    if (name == NULL || aeb_aio_load(state) < 0) {
-        goto done;
+    PyObject *task = NULL, *name = NULL;
+    if (aeb_aio_load(state) < 0) {
+        return -1;
     }
-#if PY_VERSION_HEX < 0x030C0000
-    if (eager) {
-        context = PyContext_CopyCurrent();
-        if (context == NULL) {
-            goto done;
-        }
+    if (self->loop == NULL) {
+        self->loop = Py_NewRef(loop);
     }
-#endif
-#if PY_VERSION_HEX >= 0x030B0000
-    task_context = context;
-#endif
-    PyObject *task = aeb_aio_new_task(state, loop, (PyObject *)self, name, task_context,
-                                      eager ? AEB_TASK_EAGER : AEB_TASK_LATER, &own_factory);
+    PyObject *factory;
+    if (aeb_aio_task_factory(state, loop, &factory) < 0) {
+        return -1;
+    }
+    if (factory == NULL && !eager && state->lazy_task_type != NULL) {
+        self->lazy = true;
+        task = aeb_task_new(self);
+    }
+    else if ((name = aeb_handler_task_name(self)) != NULL) {
+        task = aeb_aio_new_task(state, loop, (PyObject *)self, name, factory != NULL,
+                                eager ? AEB_TASK_EAGER : AEB_TASK_LATER);
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(factory);
     if (task == NULL) {
-        goto done;
+        return -1;
     }
     if (self->status != AEB_HANDLER_DONE) {
-        self->loop = self->loop != NULL ? self->loop : Py_NewRef(loop);
         self->task = Py_NewRef(task);
-        if (self->cancel_requested) { /* during its first step, which an eager factory took */
+        if (self->cancel_requested) { /* during its first step, which an eager task took */
             aeb_handler_task_cancel(self);
         }
     }
-    status = 0;
-#if PY_VERSION_HEX < 0x030C0000
-    if (eager && !own_factory && self->status == AEB_HANDLER_NEW) {
-        status = early_step(self, loop, task, context);
-        self->finished_early |= status < 0; /* what the task will find when its own step comes */
-    }
-#endif
     Py_DECREF(task);
+    return 0;
+}
 
-done:
-    Py_XDECREF(name);
-    Py_XDECREF(context);
-    return status;
+static int
+started(aeb_handler_task *self, int status)
+{
+    return status < 0 ? aeb_handler_task_fail(self) : 0;
 }
 
 int
-aeb_handler_task_start(aeb_handler_task *self, PyObject *loop, bool eager)
+aeb_handler_task_start(aeb_handler_task *self, PyObject *loop)
 {
     Py_INCREF(self);
-    int status = start_task(self, loop, eager);
-    if (status < 0) {
-        status = aeb_handler_task_fail(self);
-    }
+    int status = started(self, start_task(self, loop, false));
     Py_DECREF(self);
+    return status;
+}
+
+/* ---- first steps ----------------------------------------------------------------------------- */
+
+/* Makes `task` (NULL: none) the current one of the loop in place of the starter's, or of the one
+ * that emits when it has none yet; that one is returned in *previous, new, NULL for none. */
+static int
+switch_task(aeb_starter *starter, PyObject *task, PyObject **previous)
+{
+    aeb_state *state = starter->state;
+    PyObject *loop = starter->loop;
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *args[] = {loop, task == NULL ? Py_None : task};
+    *previous = PyObject_Vectorcall(state->swap_task, args, 2, NULL);
+    if (*previous == NULL) {
+        return -1;
+    }
+    if (*previous == Py_None) {
+        Py_CLEAR(*previous);
+    }
+    return 0;
+#else
+    PyObject *answer;
+    if (aeb_aio_current_task(state, loop, previous) < 0) {
+        return -1;
+    }
+    if (*previous != NULL) {
+        answer = PyObject_CallFunctionObjArgs(state->leave_task, loop, *previous, NULL);
+        if (answer == NULL) {
+            Py_CLEAR(*previous);
+            return -1;
+        }
+        Py_DECREF(answer);
+    }
+    if (task != NULL) {
+        answer = PyObject_CallFunctionObjArgs(state->enter_task, loop, task, NULL);
+        if (answer == NULL) {
+            Py_CLEAR(*previous);
+            return -1;
+        }
+        Py_DECREF(answer);
+    }
+    return 0;
+#endif
+}
+
+/* Enters a blank task as the current one. */
+static int
+enter_blank_task(aeb_starter *starter)
+{
+    PyObject *previous, *task = aeb_task_take(starter->state);
+    if (task == NULL) {
+        return -1;
+    }
+    if (switch_task(starter, task, &previous) < 0) {
+        aeb_task_give_back(starter->state, task);
+        return -1;
+    }
+    if (starter->task == NULL) {
+        starter->outer = previous;
+    }
+    else {
+        Py_XDECREF(previous);
+        Py_DECREF(starter->task);
+    }
+    starter->task = task;
+    starter->spent = false;
+    starter->references = Py_REFCNT(task);
+    return 0;
+}
+
+int
+aeb_starter_begin(aeb_starter *starter, aeb_state *state, PyObject *loop)
+{
+    PyObject *factory = NULL;
+    *starter = (aeb_starter){.state = state, .loop = loop};
+    if (state->lazy_task_type == NULL) {
+        return 0;
+    }
+    if (aeb_aio_task_factory(state, loop, &factory) < 0) {
+        return -1;
+    }
+    starter->lazy = factory == NULL;
+    Py_XDECREF(factory);
+    return starter->lazy ? enter_blank_task(starter) : 0;
+}
+
+void
+aeb_starter_end(aeb_starter *starter)
+{
+    PyObject *previous;
+    if (starter->task == NULL) {
+        return;
+    }
+    PyObject *exc = AEB_UNLIKELY(PyErr_Occurred() != NULL) ? aeb_take_exception() : NULL;
+    if (switch_task(starter, starter->outer, &previous) < 0) {
+        PyErr_WriteUnraisable(starter->loop);
+    }
+    else {
+        Py_XDECREF(previous);
+    }
+    Py_CLEAR(starter->outer);
+    if (starter->spent) {
+        Py_CLEAR(starter->task);
+    }
+    else {
+        aeb_task_give_back(starter->state, starter->task);
+        starter->task = NULL;
+    }
+    if (AEB_UNLIKELY(exc != NULL)) {
+        aeb_restore_exception_steal(exc);
+    }
+}
+
+/* The handler is over after its first step; what it ended with is pending when `raised`. */
+static void
+finish_first_step(aeb_starter *starter, aeb_handler_task *self, bool raised)
+{
+    if (AEB_LIKELY(aeb_task_unassign(starter->task, starter->references))) {
+        return;
+    }
+    PyObject *exc = raised ? aeb_take_exception() : NULL;
+    starter->spent = true;
+    if (aeb_task_finish(starter->task, self->failed ? exc : NULL, self->ended_cancelled) < 0) {
+        PyErr_WriteUnraisable(starter->task);
+    }
+    if (raised) {
+        aeb_restore_exception_steal(exc);
+    }
+}
+
+/* The handler has suspended in its first step, and yielded this: makes its task a real one. */
+static int
+suspend_first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *yielded_steal)
+{
+    starter->spent = true;
+#if PY_VERSION_HEX < 0x030C0000
+    /* The task's own first step is in the next turn, which is all that a bare yield asks for. */
+    if (yielded_steal == Py_None) {
+        Py_CLEAR(yielded_steal);
+    }
+#endif
+    if (self->status == AEB_HANDLER_DONE) { /* closed by something that the step has left */
+        Py_XDECREF(yielded_steal);
+        return aeb_task_finish(starter->task, NULL, true);
+    }
+    Py_XSETREF(self->yielded, yielded_steal);
+    self->task = Py_NewRef(starter->task);
+    if (aeb_task_make(starter->task, true) < 0) {
+        return -1;
+    }
+    if (self->cancel_requested) { /* during its first step, when it had no task yet */
+        aeb_handler_task_cancel(self);
+    }
+    return 0;
+}
+
+/* 0, or -1 when the step could not be tried or the task not be made; *fatal when the error that is
+ * set then is the handler's and has been dealt with but for being raised. */
+static int
+first_step(aeb_starter *starter, aeb_handler_task *self, bool *fatal)
+{
+    if (starter->spent && enter_blank_task(starter) < 0) {
+        return -1;
+    }
+    PyObject *result = NULL, *context = PyContext_CopyCurrent();
+    if (context == NULL) {
+        return -1;
+    }
+    self->lazy = self->first_step = true;
+    Py_XSETREF(self->loop, Py_NewRef(starter->loop));
+    aeb_task_assign(starter->task, self, context);
+#if PY_VERSION_HEX >= 0x030B0000
+    if (PyContext_Enter(context) < 0) {
+        Py_DECREF(context);
+        return -1;
+    }
+#else
+    self->context = Py_NewRef(context); /* each step enters it */
+#endif
+    PySendResult sent = aeb_handler_task_step(self, Py_None, NULL, &result);
+#if PY_VERSION_HEX >= 0x030B0000
+    if (AEB_UNLIKELY(PyContext_Exit(context) < 0)) {
+        PyErr_WriteUnraisable((PyObject *)self); /* somebody has left another context entered */
+    }
+#endif
+    Py_DECREF(context);
+    if (sent == PYGEN_NEXT) {
+        return suspend_first_step(starter, self, result);
+    }
+    finish_first_step(starter, self, sent == PYGEN_ERROR);
+    if (AEB_LIKELY(sent == PYGEN_RETURN)) {
+        Py_DECREF(result);
+        return 0;
+    }
+    if (self->failed || self->ended_cancelled) { /* that is its own affair */
+        PyErr_Clear();
+        return 0;
+    }
+    *fatal = true;
+    return -1;
+}
+
+int
+aeb_starter_start(aeb_starter *starter, aeb_handler_task *delivery)
+{
+    bool fatal = false;
+    Py_INCREF(delivery);
+    int status = starter->lazy ? first_step(starter, delivery, &fatal)
+                               : start_task(delivery, starter->loop, true);
+    if (AEB_UNLIKELY(status < 0 && !fatal)) {
+        status = started(delivery, status);
+    }
+    Py_DECREF(delivery);
     return status;
 }
 

@@ -14,18 +14,28 @@
  */
 #include "handler_task.h"
 
+#include "aio.h"
 #include "coroutine.h"
 #include "report.h"
+
+/* ---- making and keeping them ----------------------------------------------------------------- */
 
 aeb_handler_task *
 aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occasion,
                      PyObject *awaitable)
 {
-    aeb_handler_task *self = aeb_type_alloc(bus->state->handler_task_type, 0);
-    if (self == NULL) {
-        return NULL;
+    aeb_state *state = bus->state;
+    aeb_handler_task *self;
+    if (AEB_LIKELY(state->n_free_deliveries > 0)) {
+        self = state->free_deliveries[--state->n_free_deliveries];
     }
-    self->state = bus->state;
+    else {
+        self = aeb_type_alloc(state->handler_task_type, 0);
+        if (self == NULL) {
+            return NULL;
+        }
+    }
+    self->state = state;
     self->bus = (aeb_bus *)Py_NewRef((PyObject *)bus);
     self->sub = (aeb_subscription *)Py_NewRef((PyObject *)entry->sub);
     self->form = entry->form;
@@ -35,6 +45,60 @@ aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *oc
     self->awaitable = Py_XNewRef(awaitable);
     self->depth = 1;
     return self;
+}
+
+aeb_handler_task *
+aeb_handler_task_new_idle(aeb_state *state)
+{
+    aeb_handler_task *self = aeb_type_alloc(state->handler_task_type, 0);
+    if (self != NULL) {
+        self->state = state;
+        self->status = AEB_HANDLER_DONE;
+    }
+    return self;
+}
+
+void
+aeb_handler_task_release(aeb_handler_task *self_steal)
+{
+    aeb_handler_task *self = self_steal;
+    aeb_state *state = self->state;
+    if (Py_REFCNT(self) != 1 || self->status != AEB_HANDLER_DONE || self->weakrefs != NULL ||
+        self->live || state->n_free_deliveries >= AEB_MAX_FREE ||
+        Py_TYPE(self) != state->handler_task_type) {
+        Py_DECREF(self);
+        return;
+    }
+    /* settle() has let go of everything else; what a handler is may be the last thing it does. */
+    PyObject *kept[] = {(PyObject *)self->sub, self->name, self->payload, self->loop,
+                        self->failure};
+    memset((char *)self + sizeof(PyObject), 0, sizeof(aeb_handler_task) - sizeof(PyObject));
+    self->state = state;
+    state->free_deliveries[state->n_free_deliveries++] = self;
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(kept); i++) {
+        Py_XDECREF(kept[i]);
+    }
+}
+
+void
+aeb_handler_task_forget(aeb_state *state)
+{
+    while (state->n_free_deliveries > 0) {
+        aeb_handler_task *self = state->free_deliveries[--state->n_free_deliveries];
+        Py_DECREF(self);
+    }
+}
+
+PyObject *
+aeb_handler_task_name(aeb_handler_task *self)
+{
+    PyObject *handler = aeb_handler_name(self->sub->handler);
+    if (handler == NULL) {
+        return NULL;
+    }
+    PyObject *name = PyUnicode_FromFormat("%U -> %U", self->name, handler);
+    Py_DECREF(handler);
+    return name;
 }
 
 /* ---- how a delivery ends --------------------------------------------------------------------- */
@@ -51,6 +115,8 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     self->event = NULL;
     self->payload = Py_NewRef(Py_None); /* whoever keeps the task need not keep that */
     self->status = AEB_HANDLER_DONE;
+    self->state->n_live -= self->live;
+    self->live = false;
     bool taken = self->settled != NULL && self->settled(self, fatal);
     self->settled = NULL;
     self->owner = NULL;
@@ -85,6 +151,45 @@ handler_returned(aeb_handler_task *self, PyObject **result)
     return PYGEN_RETURN;
 }
 
+/* The task is about to be told of a failure that has been reported already: sees to it that it does
+ * not complain when nobody asks it.  Tasks of lazy_task.c need no callback for that.  Never raises. */
+static void
+have_failure_retrieved(aeb_handler_task *self)
+{
+    aeb_state *state = self->state;
+    PyObject *loop = NULL, *task = Py_XNewRef(self->task), *retrieve = NULL, *answer = NULL;
+    if (self->lazy) {
+        Py_XDECREF(task);
+        return;
+    }
+    if (task == NULL && aeb_aio_running_loop(state, &loop) == 0 && loop != NULL) {
+        (void)aeb_aio_current_task(state, loop, &task); /* an eager one, in its first step */
+    }
+    if (task != NULL) {
+        retrieve = PyObject_GetAttrString((PyObject *)self, "_retrieve");
+        answer = retrieve == NULL ? NULL
+                                  : PyObject_CallMethodOneArg(
+                                        task, state->str_add_done_callback, retrieve);
+    }
+    PyErr_Clear();
+    Py_XDECREF(answer);
+    Py_XDECREF(retrieve);
+    Py_XDECREF(task);
+    Py_XDECREF(loop);
+}
+
+/* The done-callback that does it. */
+static PyObject *
+handler_retrieve(aeb_handler_task *Py_UNUSED(self), PyObject *task)
+{
+    PyObject *answer = PyObject_CallMethod(task, "exception", NULL);
+    if (answer == NULL) { /* it was cancelled as well */
+        PyErr_Clear();
+    }
+    Py_XDECREF(answer);
+    Py_RETURN_NONE;
+}
+
 /* The handler ended with the pending exception: isolates it, or leaves it for the task to raise. */
 static PySendResult
 handler_raised(aeb_handler_task *self, PyObject **result)
@@ -107,8 +212,18 @@ handler_raised(aeb_handler_task *self, PyObject **result)
         }
         Py_DECREF(cancelled);
     }
-    else if (aeb_report_failure(bus, self->sub, self->name, self->nested) == 0) {
-        return handler_returned(self, result);
+    else {
+        PyObject *failure = aeb_take_exception();
+        aeb_restore_exception_steal(Py_NewRef(failure));
+        if (aeb_report_failure(bus, self->sub, self->name, self->nested) == 0) {
+            /* It goes on to the task as well, for whoever asks the task how it ended. */
+            self->failed = true;
+            have_failure_retrieved(self);
+            (void)aeb_handler_task_settle(self, NULL);
+            aeb_restore_exception_steal(failure);
+            return PYGEN_ERROR;
+        }
+        Py_DECREF(failure);
     }
     PyObject *fatal = aeb_take_exception();
     if (aeb_handler_task_settle(self, fatal)) {
@@ -132,7 +247,8 @@ aeb_handler_task_fail(aeb_handler_task *self)
     self->finished_early = true; /* a task that was half made may still take a step */
     PySendResult status = handler_raised(self, &result);
     Py_XDECREF(result);
-    if (status == PYGEN_ERROR && self->ended_cancelled) {
+    if (status == PYGEN_ERROR && (self->ended_cancelled || self->failed)) {
+        Py_XSETREF(self->failure, self->failed ? aeb_take_exception() : NULL);
         PyErr_Clear();
         return 0;
     }
@@ -170,12 +286,16 @@ handler_begin(aeb_handler_task *self)
     if (self->awaitable == NULL && self->sub->bus == NULL && !self->sub->once) {
         return 0; /* removed before its turn; a once handler was claimed for this delivery */
     }
-    /* In the handler's own context, so that it reaches every task that the handler makes. */
-    PyObject *token = PyContextVar_Set(self->state->current_handler, (PyObject *)self);
-    if (token == NULL) {
-        return -1;
+    /* In the handler's own context, so that it reaches every task that the handler makes.  Where
+     * no other handler is unfinished that can wait: see aeb_handler_task_current(). */
+    self->live = true;
+    if (++self->state->n_live > 1 || !self->first_step || self->bus->max_concurrency > 0) {
+        PyObject *token = PyContextVar_Set(self->state->current_handler, (PyObject *)self);
+        if (token == NULL) {
+            return -1;
+        }
+        Py_DECREF(token);
     }
-    Py_DECREF(token);
     if (self->awaitable == NULL) {
         aeb_occasion occasion = {
             .name = self->name, .payload = self->payload, .event = self->event};
@@ -272,6 +392,11 @@ handler_after_end(aeb_handler_task *self, PyObject **result)
         return PYGEN_ERROR;
     }
     self->finished_early = false;
+    if (self->failure != NULL) {
+        aeb_restore_exception_steal(self->failure);
+        self->failure = NULL;
+        return PYGEN_ERROR;
+    }
     if (self->ended_cancelled) {
         PyErr_SetNone(self->state->cancelled_error);
         return PYGEN_ERROR;
@@ -407,7 +532,7 @@ static PyObject *
 handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->status == AEB_HANDLER_NEW && self->task == NULL &&
-        aeb_handler_task_start(self, self->loop, false) < 0) {
+        aeb_handler_task_start(self, self->loop) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -416,7 +541,7 @@ handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 handler_get_name(aeb_handler_task *self, void *Py_UNUSED(closure))
 {
-    return aeb_handler_name(self->sub->handler);
+    return self->sub == NULL ? PyUnicode_FromString("") : aeb_handler_name(self->sub->handler);
 }
 
 static PyObject *
@@ -447,6 +572,8 @@ static PyMethodDef handler_methods[] = {
     {"close", AEB_METHOD(handler_close), METH_NOARGS, PyDoc_STR("End it here.")},
     {"cancel", AEB_METHOD(handler_cancel), METH_NOARGS,
      PyDoc_STR("Ask its task, in its loop's thread, to cancel.")},
+    {"_retrieve", AEB_METHOD(handler_retrieve), METH_O,
+     PyDoc_STR("Look at how a task has ended.")},
     {"_start", AEB_METHOD(handler_start), METH_NOARGS, PyDoc_STR("Make its task.")},
     {NULL, NULL, 0, NULL},
 };
@@ -482,6 +609,7 @@ handler_traverse(aeb_handler_task *self, visitproc visit, void *arg)
     Py_VISIT(self->inner);
     Py_VISIT(self->context);
     Py_VISIT(self->yielded);
+    Py_VISIT(self->failure);
     Py_VISIT(self->loop);
     Py_VISIT(self->task);
     Py_VISIT(self->parent);
@@ -495,7 +623,10 @@ handler_clear(aeb_handler_task *self)
 {
     self->status = AEB_HANDLER_DONE;
     self->settled = NULL;
+    self->state->n_live -= self->live;
+    self->live = false;
     Py_CLEAR(self->owner);
+    Py_CLEAR(self->failure);
     Py_CLEAR(self->inner);
     Py_CLEAR(self->awaitable);
     Py_CLEAR(self->yielded);

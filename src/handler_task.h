@@ -31,7 +31,8 @@ typedef struct aeb_handler_task {
     PyObject *awaitable; /* what the handler returned, until it is started */
     PyObject *inner;     /* the iterator that is being driven */
     PyObject *context;   /* entered around each step where tasks cannot be given one (3.9, 3.10) */
-    PyObject *yielded;   /* a future of the early first step that the task has not seen yet */
+    PyObject *yielded;   /* what the first step yielded, until the task takes a step itself */
+    PyObject *failure;   /* why the handler failed, until the task has been told */
     PyObject *loop;
     PyObject *task;
     struct aeb_handler_task *parent; /* strong: the delivery whose handler emitted, or NULL */
@@ -40,10 +41,14 @@ typedef struct aeb_handler_task {
     Py_ssize_t depth; /* of handlers awaiting emissions of handlers, from 1 */
     aeb_handler_status status;
     bool nested;           /* see aeb_dispatch_enter() */
+    bool lazy;             /* its task is one of lazy_task.c */
+    bool first_step;       /* of such a task, and taken before it is a real one */
+    bool live;             /* counted in state->n_live */
     bool called;           /* its handler has been called by this object */
     bool cancel_requested; /* by the bus itself, so it is no news */
     bool finished_early;   /* in the early first step; the task has yet to learn it */
     bool ended_cancelled;
+    bool failed; /* the handler raised, and that has been reported */
     Py_ssize_t parked; /* how often, see schedule.c */
     PyObject *weakrefs;
 } aeb_handler_task;
@@ -54,6 +59,18 @@ int aeb_handler_task_init_type(PyObject *module, aeb_state *state);
  * a sync one, else NULL. */
 aeb_handler_task *aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry,
                                        aeb_occasion *occasion, PyObject *awaitable);
+
+/* A coroutine that is over. */
+aeb_handler_task *aeb_handler_task_new_idle(aeb_state *state);
+
+/* Lets go of a delivery; one that is over and that nobody else has is kept for reuse. */
+void aeb_handler_task_release(aeb_handler_task *self_steal);
+
+/* Forgets what is kept for reuse. */
+void aeb_handler_task_forget(aeb_state *state);
+
+/* The name of its task: "event -> handler". */
+PyObject *aeb_handler_task_name(aeb_handler_task *self);
 
 /* Where a walk over the async deliveries of a plan stands. */
 typedef struct {
@@ -70,10 +87,30 @@ int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyOb
 /* Closes the awaitables of `late` from index `i` on, which will not be started.  Never raises. */
 void aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i);
 
-/* Gives it a task of `loop`; an eager one takes its first step before this returns, unless the loop
- * has its own factory.  An Exception on the way is the handler's failure.  0, or -1 with an error
- * that must propagate and that the owner has not taken. */
-int aeb_handler_task_start(aeb_handler_task *self, PyObject *loop, bool eager);
+/* Gives it a task of `loop` that begins in a later turn.  An Exception on the way is the handler's
+ * failure.  0, or -1 with an error that must propagate and that the owner has not taken. */
+int aeb_handler_task_start(aeb_handler_task *self, PyObject *loop);
+
+/* What starts the deliveries of one emission at once, one after another. */
+typedef struct {
+    aeb_state *state;
+    PyObject *loop;        /* borrowed */
+    PyObject *outer;       /* strong: the task that emits, or NULL */
+    PyObject *task;        /* strong: the current task while deliveries are started, or NULL */
+    Py_ssize_t references; /* to a task that stands as the current one and that nobody else has */
+    bool lazy;             /* deliveries start under tasks of lazy_task.c */
+    bool spent;            /* `task` has got its delivery: the next one needs another */
+} aeb_starter;
+
+/* Begins in the running loop; aeb_starter_end() must follow unless this fails.  0 or -1. */
+int aeb_starter_begin(aeb_starter *starter, aeb_state *state, PyObject *loop);
+
+/* Starts a delivery: it takes its first step before this returns, unless the loop has its own
+ * factory.  0 or -1, as for aeb_handler_task_start(). */
+int aeb_starter_start(aeb_starter *starter, aeb_handler_task *delivery);
+
+/* Puts things back as they were.  Leaves a pending exception alone. */
+void aeb_starter_end(aeb_starter *starter);
 
 /* Asks its task to cancel, in the loop's own thread.  Never raises. */
 void aeb_handler_task_cancel(aeb_handler_task *self);
@@ -97,9 +134,14 @@ int aeb_close_awaitable(aeb_state *state, PyObject *obj);
 /* Fails it with the pending exception, before it was started.  0 or -1, as for starting it. */
 int aeb_handler_task_fail(aeb_handler_task *self);
 
-/* The unfinished delivery whose handler the current context belongs to, also in the tasks that it
- * has made: a new reference in *found, or NULL.  0 or -1. */
-int aeb_handler_task_current(aeb_state *state, aeb_handler_task **found);
+/* The unfinished delivery whose handler the calling code belongs to, also in the tasks that it has
+ * made: a new reference in *found, or NULL.  `task` is the current task of the running loop, when
+ * the caller knows it, else NULL.  0 or -1. */
+int aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **found);
+
+/* How many handlers certainly or possibly wait in a row above an emission whose emitter has been
+ * looked for with aeb_handler_task_current(). */
+Py_ssize_t aeb_handler_task_base_depth(aeb_state *state, const aeb_handler_task *parent);
 
 /* RecursionError when too many handlers wait in a row, from `task` up.  0 or -1. */
 int aeb_handler_task_check_depth(const aeb_handler_task *task);

@@ -4,6 +4,7 @@
 #include "emission.h"
 #include "event.h"
 #include "handler_task.h"
+#include "lazy_task.h"
 #include "registry.h"
 #include "state.h"
 
@@ -43,11 +44,9 @@ core_init_strings(aeb_state *state)
     state->any_key = PyUnicode_InternFromString("*");
     state->task_kwnames = Py_BuildValue("(ss)", "loop", "name");
     state->eager_task_kwnames = Py_BuildValue("(sss)", "loop", "name", "eager_start");
-    state->context_task_kwnames = Py_BuildValue("(sss)", "loop", "name", "context");
     state->log_kwnames = Py_BuildValue("(ss)", "exc_info", "extra");
     if (state->any_key == NULL || state->task_kwnames == NULL ||
-        state->eager_task_kwnames == NULL || state->context_task_kwnames == NULL ||
-        state->log_kwnames == NULL) {
+        state->eager_task_kwnames == NULL || state->log_kwnames == NULL) {
         return -1;
     }
     return 0;
@@ -140,6 +139,12 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     AEB_STATE_STRINGS(AEB_VISIT_STRING)
 #undef AEB_VISIT
 #undef AEB_VISIT_STRING
+    for (Py_ssize_t i = 0; i < state->n_free_tasks; i++) {
+        Py_VISIT(state->free_tasks[i]);
+    }
+    for (Py_ssize_t i = 0; i < state->n_free_deliveries; i++) {
+        Py_VISIT(state->free_deliveries[i]);
+    }
     return 0;
 }
 
@@ -149,6 +154,8 @@ static int
 core_clear(PyObject *module)
 {
     aeb_state *state = (aeb_state *)PyModule_GetState(module);
+    aeb_task_forget(state);
+    aeb_handler_task_forget(state);
 #define AEB_CLEAR(name) Py_CLEAR(state->name);
     AEB_STATE_TYPES(AEB_CLEAR)
     AEB_STATE_IMPORTS(AEB_CLEAR)

@@ -109,7 +109,7 @@ schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool
         return -1;
     }
     if (in_this_thread) {
-        return aeb_handler_task_start(delivery, loop, false);
+        return aeb_handler_task_start(delivery, loop);
     }
     PyObject *start = PyObject_GetAttr((PyObject *)delivery, bus->state->str_start);
     PyObject *handle = NULL;
@@ -243,7 +243,7 @@ aeb_schedule_own_delivery(aeb_bus *bus, PyObject **own)
 {
     aeb_handler_task *task;
     *own = NULL;
-    if (own_pending(bus) < 0 || aeb_handler_task_current(bus->state, &task) < 0) {
+    if (own_pending(bus) < 0 || aeb_handler_task_current(bus->state, NULL, &task) < 0) {
         return -1;
     }
     while (task != NULL) {

@@ -17,7 +17,8 @@
     X(plan_type)                                                                                   \
     X(registrar_type)                                                                              \
     X(emission_type)                                                                               \
-    X(handler_task_type)
+    X(handler_task_type)                                                                           \
+    X(lazy_task_type) /* made at first use, where there can be one */
 
 /* Filled at first use: importing agent_event_bus imports neither asyncio nor logging. */
 #define AEB_STATE_IMPORTS(X)                                                                       \
@@ -29,29 +30,44 @@
     X(current_handler)                                                                             \
     X(enter_task)                                                                                  \
     X(leave_task)                                                                                  \
+    X(swap_task)                                                                                   \
+    X(unregister_task)                                                                             \
+    X(no_loop)                                                                                     \
+    X(idle_coroutine)                                                                              \
     X(run_to_completion)
 
 #define AEB_STATE_CONSTANTS(X)                                                                     \
     X(any_key)                                                                                     \
     X(task_kwnames)                                                                                \
     X(eager_task_kwnames)                                                                          \
-    X(context_task_kwnames)                                                                        \
     X(log_kwnames)
 
 /* Interned attribute and method names, one line each: field, text. */
 #define AEB_STATE_STRINGS(X)                                                                       \
     X(str_asyncio_future_blocking, "_asyncio_future_blocking")                                     \
+    X(str_add_done_callback, "add_done_callback")                                                  \
     X(str_call_soon_threadsafe, "call_soon_threadsafe")                                            \
     X(str_cancel, "cancel")                                                                        \
+    X(str_cancelling, "cancelling")                                                                \
+    X(str_class, "__class__")                                                                      \
     X(str_close, "close")                                                                          \
+    X(str_context, "context")                                                                      \
     X(str_create_future, "create_future")                                                          \
     X(str_create_task, "create_task")                                                              \
     X(str_done, "done")                                                                            \
+    X(str_eager_start, "eager_start")                                                              \
     X(str_error, "error")                                                                          \
     X(str_event_name, "event_name")                                                                \
+    X(str_get_context, "get_context")                                                              \
+    X(str_get_coro, "get_coro")                                                                    \
+    X(str_get_loop, "get_loop")                                                                    \
+    X(str_get_name, "get_name")                                                                    \
     X(str_get_task_factory, "get_task_factory")                                                    \
     X(str_handler_name, "handler_name")                                                            \
     X(str_log_destroy_pending, "_log_destroy_pending")                                             \
+    X(str_log_traceback, "_log_traceback")                                                         \
+    X(str_loop, "loop")                                                                            \
+    X(str_name, "name")                                                                            \
     X(str_set_name, "set_name")                                                                    \
     X(str_set_result, "set_result")                                                                \
     X(str_start, "_start")                                                                         \
@@ -63,6 +79,11 @@ typedef struct {
     PyThreadState *thread;
     Py_ssize_t depth;
 } aeb_emitting;
+
+/* How many unused objects of a kind are kept for reuse. */
+#define AEB_MAX_FREE 16
+
+struct aeb_handler_task;
 
 typedef struct aeb_state {
 #define AEB_DECLARE_TYPE(name) PyTypeObject *name;
@@ -78,6 +99,13 @@ typedef struct aeb_state {
     aeb_emitting *emitting; /* owned array */
     Py_ssize_t n_emitting;
     Py_ssize_t emitting_capacity;
+    Py_ssize_t n_live; /* async handlers that have begun and are not over */
+
+    /* Objects kept for reuse, all unknown to anybody else. */
+    PyObject *free_tasks[AEB_MAX_FREE]; /* strong: see lazy_task.c */
+    Py_ssize_t n_free_tasks;
+    struct aeb_handler_task *free_deliveries[AEB_MAX_FREE]; /* strong */
+    Py_ssize_t n_free_deliveries;
 } aeb_state;
 
 extern PyModuleDef aeb_module_def;
