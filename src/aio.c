@@ -31,7 +31,6 @@ aeb_aio_forget(aeb_state *state)
     Py_CLEAR(state->leave_task);
     Py_CLEAR(state->enter_task);
     Py_CLEAR(state->swap_task);
-    Py_CLEAR(state->unregister_task);
     Py_CLEAR(state->current_task);
     aeb_task_forget(state);
     Py_CLEAR(state->task_class);
@@ -79,7 +78,6 @@ aeb_aio_load(aeb_state *state)
         import_attribute("asyncio", "current_task", &state->current_task) < 0 ||
         import_attribute("asyncio.tasks", "_enter_task", &state->enter_task) < 0 ||
         import_attribute("asyncio.tasks", "_leave_task", &state->leave_task) < 0 ||
-        import_attribute("asyncio.tasks", "_unregister_task", &state->unregister_task) < 0 ||
 #if PY_VERSION_HEX >= 0x030C0000
         import_attribute("asyncio.tasks", "_swap_current_task", &state->swap_task) < 0 ||
 #endif

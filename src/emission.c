@@ -117,19 +117,25 @@ child_settled(aeb_handler_task *child, PyObject *fatal)
     return true;
 }
 
-/* Starts one delivery; keeps it when it does not finish at once. */
-static int
-start_child(aeb_emission *self, aeb_starter *starter, aeb_handler_task *child)
+/* Makes a delivery one of this emission's (aeb_starter). */
+static void
+adopt_child(PyObject *owner, aeb_handler_task *child)
 {
-    child->owner = Py_NewRef((PyObject *)self);
+    aeb_emission *self = (aeb_emission *)owner;
+    child->owner = Py_NewRef(owner);
     child->settled = child_settled;
     child->nested = self->nested;
     child->depth = self->base_depth + 1;
     child->parent = (aeb_handler_task *)Py_XNewRef((PyObject *)self->parent);
     self->n_unfinished++;
-    int status = aeb_starter_start(starter, child);
-    if (status < 0 || child->status == AEB_HANDLER_DONE) {
-        return status;
+}
+
+/* Remembers a delivery that has been started, unless it is over. */
+static int
+keep_child(aeb_emission *self, aeb_handler_task *child)
+{
+    if (child->status == AEB_HANDLER_DONE) {
+        return 0;
     }
     if (self->children == NULL) {
         self->children = PyList_New(0);
@@ -148,12 +154,34 @@ start_children(aeb_emission *self, aeb_starter *starter, aeb_plan *plan, aeb_occ
                PyObject *late)
 {
     aeb_async_cursor cursor = {.next_entry = plan->n_sync};
-    aeb_handler_task *child;
+    const aeb_plan_entry *entry;
+    PyObject *awaitable;
     int status = 0;
     while (status == 0 && self->fatal == NULL &&
-           (status = aeb_next_delivery(self->bus, plan, occasion, late, &cursor, &child)) > 0) {
-        status = start_child(self, starter, child);
-        aeb_handler_task_release(child);
+           (entry = aeb_next_entry(plan, late, &cursor, &awaitable)) != NULL) {
+        aeb_handler_task *child;
+        if (AEB_LIKELY(starter->untracked && awaitable == NULL)) {
+            status = aeb_starter_run(starter, entry, &child);
+            if (AEB_LIKELY(status > 0)) {
+                self->n_called++;
+                status = 0;
+                continue;
+            }
+        }
+        else {
+            child = aeb_handler_task_new(self->bus, entry, occasion, awaitable);
+            if (child == NULL) {
+                cursor.next_late -= awaitable != NULL; /* it is still to be closed */
+                status = -1;
+                break;
+            }
+            adopt_child((PyObject *)self, child);
+            status = aeb_starter_start(starter, child);
+        }
+        if (child != NULL) {
+            status = status == 0 ? keep_child(self, child) : status;
+            aeb_handler_task_release(child);
+        }
     }
     aeb_close_late(self->bus->state, late, cursor.next_late);
     return status;
@@ -166,7 +194,9 @@ start_prepared(aeb_emission *self, aeb_starter *starter)
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(self->deliveries); i++) {
         aeb_handler_task *child = (aeb_handler_task *)PyList_GET_ITEM(self->deliveries, i);
         if (self->fatal == NULL) {
-            status = start_child(self, starter, child);
+            adopt_child((PyObject *)self, child);
+            status = aeb_starter_start(starter, child);
+            status = status == 0 ? keep_child(self, child) : status;
         }
         else {
             aeb_handler_task_cancel(child);
@@ -178,9 +208,14 @@ start_prepared(aeb_emission *self, aeb_starter *starter)
 /* Finds the loop, and the delivery whose handler emits, if one does; then begins to start handlers.
  * 0, and aeb_starter_end() must follow, or -1. */
 static int
-find_surroundings(aeb_emission *self, aeb_starter *starter)
+find_surroundings(aeb_emission *self, aeb_occasion *occasion, aeb_starter *starter)
 {
     aeb_state *state = self->bus->state;
+    *starter = (aeb_starter){.state = state,
+                             .bus = self->bus,
+                             .occasion = occasion,
+                             .owner = (PyObject *)self,
+                             .adopt = adopt_child};
     if (aeb_aio_running_loop(state, &self->loop) < 0) {
         return -1;
     }
@@ -189,7 +224,8 @@ find_surroundings(aeb_emission *self, aeb_starter *starter)
                                             "must be awaited in one");
         return -1;
     }
-    if (aeb_starter_begin(starter, state, self->loop) < 0) {
+    starter->loop = self->loop;
+    if (aeb_starter_begin(starter) < 0) {
         return -1;
     }
     int status = aeb_handler_task_current(state, starter->outer, &self->parent);
@@ -228,7 +264,7 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
         status = 0;
         if (late != NULL || plan->n_sync < plan->n_entries) {
             aeb_starter starter;
-            status = find_surroundings(self, &starter);
+            status = find_surroundings(self, &occasion, &starter);
             if (status == 0) {
                 status = start_children(self, &starter, plan, &occasion, late);
                 aeb_starter_end(&starter);
@@ -253,7 +289,7 @@ emission_begin(aeb_emission *self)
     aeb_bus *bus = self->bus;
     if (self->deliveries != NULL) {
         aeb_starter starter;
-        if (find_surroundings(self, &starter) < 0) {
+        if (find_surroundings(self, NULL, &starter) < 0) {
             return -1;
         }
         int status = start_prepared(self, &starter);

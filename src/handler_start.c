@@ -17,39 +17,48 @@
 
 /* ---- which deliveries there are -------------------------------------------------------------- */
 
+const aeb_plan_entry *
+aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor, PyObject **awaitable)
+{
+    Py_ssize_t n_late = late == NULL ? 0 : PyList_GET_SIZE(late);
+    while (cursor->next_entry < plan->n_entries || cursor->next_late < n_late) {
+        const aeb_plan_entry *entry = NULL;
+        *awaitable = NULL;
+        if (cursor->next_entry < plan->n_entries) {
+            entry = &plan->entries[cursor->next_entry];
+        }
+        if (AEB_UNLIKELY(cursor->next_late < n_late)) {
+            PyObject *pair = PyList_GET_ITEM(late, cursor->next_late);
+            aeb_plan_entry *other = &plan->entries[PyLong_AsSsize_t(PyTuple_GET_ITEM(pair, 0))];
+            if (entry == NULL || aeb_subscription_before(other->sub, entry->sub)) {
+                *awaitable = PyTuple_GET_ITEM(pair, 1);
+                cursor->next_late++;
+                return other;
+            }
+        }
+        cursor->next_entry++;
+        if (aeb_registry_claim(entry->sub)) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
 int
 aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                   aeb_async_cursor *cursor, aeb_handler_task **delivery)
 {
-    Py_ssize_t n_late = late == NULL ? 0 : PyList_GET_SIZE(late);
-    while (cursor->next_entry < plan->n_entries || cursor->next_late < n_late) {
-        aeb_plan_entry *entry = NULL;
-        PyObject *awaitable = NULL;
-        if (cursor->next_entry < plan->n_entries) {
-            entry = &plan->entries[cursor->next_entry];
-        }
-        if (cursor->next_late < n_late) {
-            PyObject *pair = PyList_GET_ITEM(late, cursor->next_late);
-            aeb_plan_entry *other = &plan->entries[PyLong_AsSsize_t(PyTuple_GET_ITEM(pair, 0))];
-            if (entry == NULL || aeb_subscription_before(other->sub, entry->sub)) {
-                entry = other;
-                awaitable = PyTuple_GET_ITEM(pair, 1);
-            }
-        }
-        if (awaitable == NULL) {
-            cursor->next_entry++;
-            if (!aeb_registry_claim(entry->sub)) {
-                continue;
-            }
-        }
-        *delivery = aeb_handler_task_new(bus, entry, occasion, awaitable);
-        if (*delivery == NULL) {
-            return -1;
-        }
-        cursor->next_late += awaitable != NULL;
-        return 1;
+    PyObject *awaitable;
+    const aeb_plan_entry *entry = aeb_next_entry(plan, late, cursor, &awaitable);
+    if (entry == NULL) {
+        return 0;
     }
-    return 0;
+    *delivery = aeb_handler_task_new(bus, entry, occasion, awaitable);
+    if (*delivery == NULL) {
+        cursor->next_late -= awaitable != NULL; /* it is still to be closed */
+        return -1;
+    }
+    return 1;
 }
 
 void
@@ -72,24 +81,30 @@ static int
 delivery_of_current_task(aeb_state *state, PyObject *task, aeb_handler_task **found)
 {
     PyObject *loop = NULL, *current = Py_XNewRef(task);
+    int status = 0;
     if (state->lazy_task_type == NULL) {
         return 0;
     }
-    if (current == NULL && (aeb_aio_running_loop(state, &loop) < 0 ||
-                            (loop != NULL && aeb_aio_current_task(state, loop, &current) < 0))) {
-        Py_XDECREF(loop);
-        return -1;
+    if (current == NULL) {
+        status = aeb_aio_running_loop(state, &loop);
+        if (status == 0 && loop != NULL) {
+            status = aeb_aio_current_task(state, loop, &current);
+        }
     }
-    *found = (aeb_handler_task *)Py_XNewRef((PyObject *)aeb_task_delivery(state, current));
+    if (status == 0) {
+        status = aeb_task_delivery(state, current, found);
+    }
     Py_XDECREF(current);
     Py_XDECREF(loop);
-    return 0;
+    return status;
 }
 
-/* A delivery puts itself into its handler's context only where another one is unfinished or its
- * task is not of our kind (handler_begin), for that is dear.  So what is found there is the answer,
- * unless it is over; and where nothing is found the current task may tell.  The first handler in a
- * chain is missed by the tasks that it makes: aeb_handler_task_base_depth() allows for it. */
+/* The context variable is dear to set, so an emission does without it (it is "untracked") where
+ * nothing but its own handlers is unfinished when it begins.  What is found in the variable is the
+ * answer unless it is over; where nothing is found the current task may tell.  What is missed are
+ * the tasks that an untracked handler makes: aeb_handler_task_base_depth() allows for it.  The
+ * emissions of such tasks are tracked, for that handler is unfinished then, or has nothing to do
+ * with them any more; so in a row of handlers that wait for each other only the first is missed. */
 int
 aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **found)
 {
@@ -167,7 +182,7 @@ start_task(aeb_handler_task *self, PyObject *loop, bool eager)
         self->lazy = true;
         task = aeb_task_new(self);
     }
-    else if ((name = aeb_handler_task_name(self)) != NULL) {
+    else if ((name = aeb_subscription_task_name(self->sub, self->name)) != NULL) {
         task = aeb_aio_new_task(state, loop, (PyObject *)self, name, factory != NULL,
                                 eager ? AEB_TASK_EAGER : AEB_TASK_LATER);
     }
@@ -186,17 +201,11 @@ start_task(aeb_handler_task *self, PyObject *loop, bool eager)
     return 0;
 }
 
-static int
-started(aeb_handler_task *self, int status)
-{
-    return status < 0 ? aeb_handler_task_fail(self) : 0;
-}
-
 int
 aeb_handler_task_start(aeb_handler_task *self, PyObject *loop)
 {
     Py_INCREF(self);
-    int status = started(self, start_task(self, loop, false));
+    int status = start_task(self, loop, false) < 0 ? aeb_handler_task_fail(self) : 0;
     Py_DECREF(self);
     return status;
 }
@@ -264,6 +273,7 @@ enter_blank_task(aeb_starter *starter)
         Py_XDECREF(previous);
         Py_DECREF(starter->task);
     }
+    aeb_task_fields_of(task)->starter = starter;
     starter->task = task;
     starter->spent = false;
     starter->references = Py_REFCNT(task);
@@ -271,18 +281,19 @@ enter_blank_task(aeb_starter *starter)
 }
 
 int
-aeb_starter_begin(aeb_starter *starter, aeb_state *state, PyObject *loop)
+aeb_starter_begin(aeb_starter *starter)
 {
+    aeb_state *state = starter->state;
     PyObject *factory = NULL;
-    *starter = (aeb_starter){.state = state, .loop = loop};
     if (state->lazy_task_type == NULL) {
         return 0;
     }
-    if (aeb_aio_task_factory(state, loop, &factory) < 0) {
+    if (aeb_aio_task_factory(state, starter->loop, &factory) < 0) {
         return -1;
     }
     starter->lazy = factory == NULL;
     Py_XDECREF(factory);
+    starter->untracked = starter->lazy && state->n_live == 0 && starter->bus->max_concurrency == 0;
     return starter->lazy ? enter_blank_task(starter) : 0;
 }
 
@@ -313,17 +324,19 @@ aeb_starter_end(aeb_starter *starter)
     }
 }
 
-/* The handler is over after its first step; what it ended with is pending when `raised`. */
+/* The delivery is over after its first step; what it ended with is pending when `raised`. */
 static void
 finish_first_step(aeb_starter *starter, aeb_handler_task *self, bool raised)
 {
-    if (AEB_LIKELY(aeb_task_unassign(starter->task, starter->references))) {
-        return;
-    }
     PyObject *exc = raised ? aeb_take_exception() : NULL;
-    starter->spent = true;
-    if (aeb_task_finish(starter->task, self->failed ? exc : NULL, self->ended_cancelled) < 0) {
-        PyErr_WriteUnraisable(starter->task);
+    if (aeb_task_is_untouched(starter->task, starter->references)) {
+        aeb_task_unassign(starter->task);
+    }
+    else {
+        starter->spent = true;
+        if (aeb_task_finish(starter->task, self->failed ? exc : NULL, self->ended_cancelled) < 0) {
+            PyErr_WriteUnraisable(starter->task);
+        }
     }
     if (raised) {
         aeb_restore_exception_steal(exc);
@@ -341,10 +354,6 @@ suspend_first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *yield
         Py_CLEAR(yielded_steal);
     }
 #endif
-    if (self->status == AEB_HANDLER_DONE) { /* closed by something that the step has left */
-        Py_XDECREF(yielded_steal);
-        return aeb_task_finish(starter->task, NULL, true);
-    }
     Py_XSETREF(self->yielded, yielded_steal);
     self->task = Py_NewRef(starter->task);
     if (aeb_task_make(starter->task, true) < 0) {
@@ -356,45 +365,21 @@ suspend_first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *yield
     return 0;
 }
 
-/* 0, or -1 when the step could not be tried or the task not be made; *fatal when the error that is
- * set then is the handler's and has been dealt with but for being raised. */
+/* What follows the first step of a delivery, which has ended in this way.  0, or -1 when its task
+ * could not be made; *fatal when the error that is set then is to be raised as it is. */
 static int
-first_step(aeb_starter *starter, aeb_handler_task *self, bool *fatal)
+after_first_step(aeb_starter *starter, aeb_handler_task *self, PySendResult sent,
+                 PyObject *result_steal, bool *fatal)
 {
-    if (starter->spent && enter_blank_task(starter) < 0) {
-        return -1;
-    }
-    PyObject *result = NULL, *context = PyContext_CopyCurrent();
-    if (context == NULL) {
-        return -1;
-    }
-    self->lazy = self->first_step = true;
-    Py_XSETREF(self->loop, Py_NewRef(starter->loop));
-    aeb_task_assign(starter->task, self, context);
-#if PY_VERSION_HEX >= 0x030B0000
-    if (PyContext_Enter(context) < 0) {
-        Py_DECREF(context);
-        return -1;
-    }
-#else
-    self->context = Py_NewRef(context); /* each step enters it */
-#endif
-    PySendResult sent = aeb_handler_task_step(self, Py_None, NULL, &result);
-#if PY_VERSION_HEX >= 0x030B0000
-    if (AEB_UNLIKELY(PyContext_Exit(context) < 0)) {
-        PyErr_WriteUnraisable((PyObject *)self); /* somebody has left another context entered */
-    }
-#endif
-    Py_DECREF(context);
     if (sent == PYGEN_NEXT) {
-        return suspend_first_step(starter, self, result);
+        return suspend_first_step(starter, self, result_steal);
     }
     finish_first_step(starter, self, sent == PYGEN_ERROR);
-    if (AEB_LIKELY(sent == PYGEN_RETURN)) {
-        Py_DECREF(result);
+    if (sent == PYGEN_RETURN) {
+        Py_DECREF(result_steal);
         return 0;
     }
-    if (self->failed || self->ended_cancelled) { /* that is its own affair */
+    if (self->failed || self->ended_cancelled) { /* that has been dealt with */
         PyErr_Clear();
         return 0;
     }
@@ -402,19 +387,183 @@ first_step(aeb_starter *starter, aeb_handler_task *self, bool *fatal)
     return -1;
 }
 
+/* Leaves a context.  Never raises, and leaves a pending exception alone. */
+static inline void
+exit_context(aeb_starter *starter, PyObject *context)
+{
+    PyObject *exc = AEB_UNLIKELY(PyErr_Occurred() != NULL) ? aeb_take_exception() : NULL;
+    if (AEB_UNLIKELY(PyContext_Exit(context) < 0)) {
+        PyErr_WriteUnraisable(starter->loop); /* somebody has left another context entered */
+    }
+    if (AEB_UNLIKELY(exc != NULL)) {
+        aeb_restore_exception_steal(exc);
+    }
+}
+
+/* The first step of a delivery in `context`.  As after_first_step(). */
+static int
+first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *context, bool *fatal)
+{
+    PyObject *result = NULL;
+#if PY_VERSION_HEX >= 0x030B0000
+    if (PyContext_Enter(context) < 0) {
+        return -1;
+    }
+#else
+    Py_XSETREF(self->context, Py_NewRef(context)); /* each step enters it */
+#endif
+    PySendResult sent = aeb_handler_task_step(self, Py_None, NULL, &result);
+#if PY_VERSION_HEX >= 0x030B0000
+    exit_context(starter, context);
+#endif
+    return after_first_step(starter, self, sent, result, fatal);
+}
+
+static int
+start_lazily(aeb_starter *starter, aeb_handler_task *self, bool *fatal)
+{
+    if (starter->spent && enter_blank_task(starter) < 0) {
+        return -1;
+    }
+    PyObject *context = PyContext_CopyCurrent();
+    if (context == NULL) {
+        return -1;
+    }
+    self->lazy = true;
+    self->untracked = starter->untracked;
+    Py_XSETREF(self->loop, Py_NewRef(starter->loop));
+    aeb_task_assign(starter->task, self, context);
+    int status = first_step(starter, self, context, fatal);
+    Py_DECREF(context);
+    return status;
+}
+
 int
 aeb_starter_start(aeb_starter *starter, aeb_handler_task *delivery)
 {
     bool fatal = false;
     Py_INCREF(delivery);
-    int status = starter->lazy ? first_step(starter, delivery, &fatal)
+    int status = starter->lazy ? start_lazily(starter, delivery, &fatal)
                                : start_task(delivery, starter->loop, true);
     if (AEB_UNLIKELY(status < 0 && !fatal)) {
-        status = started(delivery, status);
+        status = aeb_handler_task_fail(delivery);
     }
     Py_DECREF(delivery);
     return status;
 }
+
+/* ---- first steps without a delivery ---------------------------------------------------------- */
+
+int
+aeb_starter_make_delivery(aeb_starter *starter)
+{
+    if (starter->entry == NULL || starter->delivery != NULL) {
+        return 0;
+    }
+    PyObject *exc = aeb_take_exception();
+    aeb_handler_task *self =
+        aeb_handler_task_new(starter->bus, starter->entry, starter->occasion, NULL);
+    if (self == NULL) {
+        Py_XDECREF(exc);
+        return -1;
+    }
+    aeb_restore_exception_steal(exc);
+    self->status = AEB_HANDLER_RUNNING;
+    self->called = self->lazy = self->untracked = self->live = true;
+    self->loop = Py_NewRef(starter->loop);
+    self->inner = Py_XNewRef(starter->coro);
+    aeb_task_assign(starter->task, self, starter->context);
+    starter->adopt(starter->owner, self);
+    starter->delivery = self;
+    return 0;
+}
+
+/* The rest of aeb_starter_run() where there is more to do: the handler has suspended or failed, is
+ * no plain coroutine, or somebody has taken an interest in its task. */
+static int
+run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySendResult sent,
+            PyObject *result_steal, aeb_handler_task **delivery)
+{
+    bool fatal = false, plain = value_steal == NULL || PyCoro_CheckExact(value_steal);
+    int status = aeb_starter_make_delivery(starter);
+    aeb_handler_task *self = starter->delivery;
+    starter->entry = NULL;
+    starter->delivery = NULL;
+    *delivery = self;
+    if (status < 0) {
+        starter->state->n_live--;
+        if (value_steal != NULL && aeb_close_awaitable(starter->state, value_steal) < 0) {
+            PyErr_WriteUnraisable(value_steal);
+        }
+        Py_XDECREF(value_steal);
+        Py_XDECREF(result_steal);
+        return -1;
+    }
+    if (plain) {
+        Py_XSETREF(self->inner, value_steal);
+#if PY_VERSION_HEX < 0x030B0000
+        self->context = Py_NewRef(context);
+#endif
+        sent = aeb_handler_task_stepped(self, sent, &result_steal);
+        status = after_first_step(starter, self, sent, result_steal, &fatal);
+    }
+    else if (aeb_is_awaitable(value_steal)) {
+        self->awaitable = value_steal;
+        self->status = AEB_HANDLER_NEW;
+        status = first_step(starter, self, context, &fatal);
+    }
+    else {
+        result_steal = value_steal;
+        sent = aeb_handler_task_stepped(self, PYGEN_RETURN, &result_steal);
+        status = after_first_step(starter, self, sent, result_steal, &fatal);
+    }
+    return status < 0 && !fatal ? aeb_handler_task_fail(self) : status;
+}
+
+int
+aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **delivery)
+{
+    aeb_state *state = starter->state;
+    *delivery = NULL;
+    if (AEB_UNLIKELY(starter->spent) && enter_blank_task(starter) < 0) {
+        return -1;
+    }
+    PyObject *result = NULL, *context = PyContext_CopyCurrent();
+    if (AEB_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
+        Py_XDECREF(context);
+        return -1;
+    }
+    starter->entry = entry;
+    starter->context = context;
+    starter->coro = NULL;
+    state->n_live++;
+    PySendResult sent = PYGEN_ERROR;
+    PyObject *value = aeb_call_handler(entry->sub, entry->form, starter->occasion);
+    if (AEB_LIKELY(value != NULL && PyCoro_CheckExact(value))) {
+        starter->coro = value;
+        if (AEB_UNLIKELY(starter->delivery != NULL)) {
+            starter->delivery->inner = Py_NewRef(value);
+        }
+        sent = aeb_iter_send(value, Py_None, &result);
+        starter->coro = NULL;
+    }
+    exit_context(starter, context);
+    int status = 1;
+    if (AEB_LIKELY(sent == PYGEN_RETURN && starter->delivery == NULL &&
+                   aeb_task_is_untouched(starter->task, starter->references))) {
+        state->n_live--;
+        starter->entry = NULL;
+        Py_DECREF(result); /* a handler's return value has no reader */
+        Py_DECREF(value);
+    }
+    else {
+        status = run_further(starter, context, value, sent, result, delivery);
+    }
+    Py_DECREF(context);
+    return status;
+}
+
+/* ---- stopping them --------------------------------------------------------------------------- */
 
 void
 aeb_handler_task_cancel(aeb_handler_task *self)

@@ -89,18 +89,6 @@ aeb_handler_task_forget(aeb_state *state)
     }
 }
 
-PyObject *
-aeb_handler_task_name(aeb_handler_task *self)
-{
-    PyObject *handler = aeb_handler_name(self->sub->handler);
-    if (handler == NULL) {
-        return NULL;
-    }
-    PyObject *name = PyUnicode_FromFormat("%U -> %U", self->name, handler);
-    Py_DECREF(handler);
-    return name;
-}
-
 /* ---- how a delivery ends --------------------------------------------------------------------- */
 
 bool
@@ -286,10 +274,10 @@ handler_begin(aeb_handler_task *self)
     if (self->awaitable == NULL && self->sub->bus == NULL && !self->sub->once) {
         return 0; /* removed before its turn; a once handler was claimed for this delivery */
     }
-    /* In the handler's own context, so that it reaches every task that the handler makes.  Where
-     * no other handler is unfinished that can wait: see aeb_handler_task_current(). */
+    /* In the handler's own context, so that it reaches every task that the handler makes. */
+    self->state->n_live += !self->live;
     self->live = true;
-    if (++self->state->n_live > 1 || !self->first_step || self->bus->max_concurrency > 0) {
+    if (!self->untracked) {
         PyObject *token = PyContextVar_Set(self->state->current_handler, (PyObject *)self);
         if (token == NULL) {
             return -1;
@@ -340,6 +328,21 @@ throw_into_inner(aeb_handler_task *self, PyObject *exc, PyObject **result)
 }
 
 PySendResult
+aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **result)
+{
+    switch (sent) {
+    case PYGEN_NEXT:
+        self->status = AEB_HANDLER_SUSPENDED;
+        return PYGEN_NEXT;
+    case PYGEN_RETURN:
+        Py_CLEAR(*result); /* a handler's return value has no reader */
+        return handler_returned(self, result);
+    default:
+        return handler_raised(self, result);
+    }
+}
+
+PySendResult
 aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, PyObject **result)
 {
     PySendResult sent;
@@ -370,16 +373,7 @@ aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, Py
         aeb_restore_exception_steal(raised);
         Py_DECREF(context);
     }
-    switch (sent) {
-    case PYGEN_NEXT:
-        self->status = AEB_HANDLER_SUSPENDED;
-        return PYGEN_NEXT;
-    case PYGEN_RETURN:
-        Py_CLEAR(*result); /* a handler's return value has no reader */
-        return handler_returned(self, result);
-    default:
-        return handler_raised(self, result);
-    }
+    return aeb_handler_task_stepped(self, sent, result);
 }
 
 /* The answer to a step after the end: what the task has not been told yet, or an error. */

@@ -42,7 +42,7 @@ typedef struct aeb_handler_task {
     aeb_handler_status status;
     bool nested;           /* see aeb_dispatch_enter() */
     bool lazy;             /* its task is one of lazy_task.c */
-    bool first_step;       /* of such a task, and taken before it is a real one */
+    bool untracked;        /* need not be in its handler's context: see handler_start.c */
     bool live;             /* counted in state->n_live */
     bool called;           /* its handler has been called by this object */
     bool cancel_requested; /* by the bus itself, so it is no news */
@@ -69,18 +69,19 @@ void aeb_handler_task_release(aeb_handler_task *self_steal);
 /* Forgets what is kept for reuse. */
 void aeb_handler_task_forget(aeb_state *state);
 
-/* The name of its task: "event -> handler". */
-PyObject *aeb_handler_task_name(aeb_handler_task *self);
-
 /* Where a walk over the async deliveries of a plan stands. */
 typedef struct {
     Py_ssize_t next_entry; /* in the plan; begins at n_sync */
     Py_ssize_t next_late;
 } aeb_async_cursor;
 
-/* The next async delivery of an emission, claimed: the async handlers of the plan and the
- * awaitables that sync ones returned (`late`, see aeb_dispatch_sync; may be NULL), in their common
- * order.  1 with a new reference in *delivery, 0 at the end, -1. */
+/* The next async handler of an emission, claimed: those of the plan and the awaitables that sync
+ * ones returned (`late`, see aeb_dispatch_sync; may be NULL), in their common order.  NULL at the
+ * end; *awaitable is borrowed from `late`, or NULL for a handler that is still to be called. */
+const aeb_plan_entry *aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
+                                     PyObject **awaitable);
+
+/* The same as a delivery: 1 with a new reference in *delivery, 0 at the end, -1. */
 int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                       aeb_async_cursor *cursor, aeb_handler_task **delivery);
 
@@ -91,23 +92,46 @@ void aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i);
  * failure.  0, or -1 with an error that must propagate and that the owner has not taken. */
 int aeb_handler_task_start(aeb_handler_task *self, PyObject *loop);
 
-/* What starts the deliveries of one emission at once, one after another. */
-typedef struct {
+/* What starts the async handlers of one emission at once, one after another. */
+typedef struct aeb_starter {
     aeb_state *state;
-    PyObject *loop;        /* borrowed */
+    aeb_bus *bus;           /* borrowed, like all up to `adopt` */
+    PyObject *loop;
+    aeb_occasion *occasion; /* NULL where there are only prepared deliveries */
+    PyObject *owner;        /* the emission */
+    void (*adopt)(PyObject *owner, aeb_handler_task *delivery); /* makes it the owner's */
+
     PyObject *outer;       /* strong: the task that emits, or NULL */
-    PyObject *task;        /* strong: the current task while deliveries are started, or NULL */
+    PyObject *task;        /* strong: the current task while handlers are started, or NULL */
     Py_ssize_t references; /* to a task that stands as the current one and that nobody else has */
-    bool lazy;             /* deliveries start under tasks of lazy_task.c */
+    bool lazy;             /* handlers start under tasks of lazy_task.c */
+    bool untracked;        /* see aeb_handler_task_current() */
     bool spent;            /* `task` has got its delivery: the next one needs another */
+
+    /* The handler whose first step runs without a delivery, until it needs one. */
+    const aeb_plan_entry *entry; /* NULL: none */
+    PyObject *coro;              /* borrowed */
+    PyObject *context;           /* borrowed */
+    aeb_handler_task *delivery;  /* strong: what has been made for it, or NULL */
 } aeb_starter;
 
-/* Begins in the running loop; aeb_starter_end() must follow unless this fails.  0 or -1. */
-int aeb_starter_begin(aeb_starter *starter, aeb_state *state, PyObject *loop);
+/* Begins in the running loop, with the fields up to `adopt` set and the others zero;
+ * aeb_starter_end() must follow unless this fails.  0 or -1. */
+int aeb_starter_begin(aeb_starter *starter);
 
-/* Starts a delivery: it takes its first step before this returns, unless the loop has its own
- * factory.  0 or -1, as for aeb_handler_task_start(). */
+/* Starts a delivery that the owner has adopted: it takes its first step before this returns, unless
+ * the loop has its own factory.  0 or -1, as for aeb_handler_task_start(). */
 int aeb_starter_start(aeb_starter *starter, aeb_handler_task *delivery);
+
+/* Calls an async handler of the plan, which has been claimed, and takes its first step.  1: it is
+ * over, and there is no more to it; else *delivery is a new reference to what has been made and
+ * adopted for it, or NULL, and the answer is that of aeb_starter_start(). */
+int aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry,
+                    aeb_handler_task **delivery);
+
+/* Makes the delivery of the handler whose first step is running without one; nothing where there is
+ * none.  0 or -1. */
+int aeb_starter_make_delivery(aeb_starter *starter);
 
 /* Puts things back as they were.  Leaves a pending exception alone. */
 void aeb_starter_end(aeb_starter *starter);
@@ -127,6 +151,9 @@ bool aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal);
 /* One step: sends `value`, or throws `exc` when it is not NULL. */
 PySendResult aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc,
                                    PyObject **result);
+
+/* What follows a step: `sent` and *result are how it ended, and so they are afterwards. */
+PySendResult aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **result);
 
 /* Calls obj.close() if it has one.  0 or -1. */
 int aeb_close_awaitable(aeb_state *state, PyObject *obj);

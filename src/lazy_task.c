@@ -31,22 +31,6 @@
 #define LAZY_TASKS 0
 #endif
 
-/* What this subclass adds behind the fields of asyncio.Task, whose size depends on the version. */
-typedef struct {
-    aeb_handler_task *delivery; /* strong; NULL while it waits for reuse */
-    PyObject *context;          /* strong: of the first step, then of the real task */
-    PyObject *name;             /* what set_name() was given, else NULL */
-    bool touched;
-    bool real;
-} lazy_fields;
-
-static inline lazy_fields *
-fields_of(PyObject *task)
-{
-    PyTypeObject *base = Py_TYPE(task)->tp_base;
-    return (lazy_fields *)((char *)task + base->tp_basicsize);
-}
-
 static inline PyTypeObject *
 task_type_of(PyObject *task)
 {
@@ -59,13 +43,28 @@ future_type_of(PyObject *task)
     return Py_TYPE(task)->tp_base->tp_base;
 }
 
-aeb_handler_task *
-aeb_task_delivery(aeb_state *state, PyObject *task)
+/* Makes the delivery of a first step that runs without one: somebody wants to know. */
+static int
+ensure_delivery(PyObject *task)
 {
+    aeb_task_fields *fields = aeb_task_fields_of(task);
+    return fields->delivery == NULL && fields->starter != NULL
+               ? aeb_starter_make_delivery(fields->starter)
+               : 0;
+}
+
+int
+aeb_task_delivery(aeb_state *state, PyObject *task, aeb_handler_task **found)
+{
+    *found = NULL;
     if (task == NULL || state->lazy_task_type == NULL || Py_TYPE(task) != state->lazy_task_type) {
-        return NULL;
+        return 0;
     }
-    return fields_of(task)->delivery;
+    if (ensure_delivery(task) < 0) {
+        return -1;
+    }
+    *found = (aeb_handler_task *)Py_XNewRef((PyObject *)aeb_task_fields_of(task)->delivery);
+    return 0;
 }
 
 /* ---- blank tasks ----------------------------------------------------------------------------- */
@@ -84,37 +83,39 @@ call_init(initproc init, PyObject *task, PyObject *coro, PyObject *kwargs_steal)
     return status;
 }
 
+/* Task.__init__ with the arguments of make_blank_arguments().  It fills in every field, then asks
+ * what stands for the loop to call it soon; that refuses, so it ends there and puts the task in no
+ * list of tasks.  0 or -1. */
 static PyObject *
 new_blank_task(aeb_state *state)
 {
-    PyObject *task = state->lazy_task_type->tp_alloc(state->lazy_task_type, 0);
+    PyObject *task = aeb_type_alloc(state->lazy_task_type, 0);
     if (task == NULL) {
         return NULL;
     }
-    /* In an empty context, because the task copies the current one and would keep what is in it. */
-    PyObject *answer = NULL, *empty = PyContext_New();
-    int status = empty == NULL ? -1 : PyContext_Enter(empty);
-    if (status == 0) {
-        PyObject *kwargs = PyDict_New();
-        if (kwargs != NULL &&
-            (PyDict_SetItem(kwargs, state->str_loop, state->no_loop) < 0 ||
-             PyDict_SetItem(kwargs, state->str_name, state->str_handler_name) < 0)) {
-            Py_CLEAR(kwargs);
-        }
-        status = call_init(task_type_of(task)->tp_init, task, state->idle_coroutine, kwargs);
-        if (PyContext_Exit(empty) < 0) {
-            status = -1;
-        }
+#if PY_VERSION_HEX < 0x030B0000
+    PyObject *empty = PyContext_New();
+    if (empty == NULL || PyContext_Enter(empty) < 0) {
+        Py_XDECREF(empty);
+        Py_DECREF(task);
+        return NULL;
     }
-    if (status == 0) {
-        /* It must be in no list of tasks. */
-        answer = PyObject_CallOneArg(state->unregister_task, task);
-        status = answer == NULL ? -1
-                                : PyObject_GenericSetAttr(task, state->str_log_destroy_pending,
-                                                          Py_False);
+#endif
+    int status = task_type_of(task)->tp_init(task, state->blank_args, state->blank_kwargs);
+#if PY_VERSION_HEX < 0x030B0000
+    PyObject *exc = aeb_take_exception();
+    (void)PyContext_Exit(empty);
+    Py_DECREF(empty);
+    aeb_restore_exception_steal(exc);
+#endif
+    if (status < 0 && PyErr_ExceptionMatches(state->no_loop_error)) {
+        PyErr_Clear();
+        status = PyObject_GenericSetAttr(task, state->str_log_destroy_pending, Py_False);
     }
-    Py_XDECREF(answer);
-    Py_XDECREF(empty);
+    else if (status == 0) {
+        PyErr_SetString(PyExc_SystemError, "asyncio.Task did not use its loop");
+        status = -1;
+    }
     if (status < 0) {
         Py_CLEAR(task);
     }
@@ -135,6 +136,7 @@ aeb_task_give_back(aeb_state *state, PyObject *task_steal)
 {
     if (AEB_LIKELY(state->n_free_tasks < AEB_MAX_FREE) &&
         Py_TYPE(task_steal) == state->lazy_task_type) {
+        aeb_task_fields_of(task_steal)->starter = NULL;
         state->free_tasks[state->n_free_tasks++] = task_steal;
         return;
     }
@@ -144,31 +146,20 @@ aeb_task_give_back(aeb_state *state, PyObject *task_steal)
 void
 aeb_task_assign(PyObject *task, aeb_handler_task *delivery, PyObject *context)
 {
-    lazy_fields *fields = fields_of(task);
+    aeb_task_fields *fields = aeb_task_fields_of(task);
     fields->delivery = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
     fields->context = Py_NewRef(context);
 }
 
-/* Whether there is a weak reference to the task. */
-static inline bool
-has_weak_references(PyObject *task)
+void
+aeb_task_unassign(PyObject *task)
 {
-    return *(PyObject **)((char *)task + Py_TYPE(task)->tp_weaklistoffset) != NULL;
-}
-
-bool
-aeb_task_unassign(PyObject *task, Py_ssize_t references)
-{
-    lazy_fields *fields = fields_of(task);
-    if (fields->touched || Py_REFCNT(task) != references || has_weak_references(task)) {
-        return false;
-    }
+    aeb_task_fields *fields = aeb_task_fields_of(task);
     PyObject *delivery = (PyObject *)fields->delivery, *context = fields->context;
     fields->delivery = NULL;
     fields->context = NULL;
     Py_XDECREF(context);
     Py_XDECREF(delivery);
-    return true;
 }
 
 /* ---- what becomes of them -------------------------------------------------------------------- */
@@ -207,7 +198,7 @@ static int
 marks_read(PyObject *task, lazy_marks *marks)
 {
     *marks = (lazy_marks){0};
-    if (!fields_of(task)->touched) {
+    if (!aeb_task_fields_of(task)->touched) {
         return 0;
     }
     PyObject *must_cancel = task_attribute(task, "_must_cancel");
@@ -295,15 +286,16 @@ repeat_cancels(PyObject *task, const lazy_marks *marks)
 static PyObject *
 task_name(PyObject *task)
 {
-    lazy_fields *fields = fields_of(task);
+    aeb_task_fields *fields = aeb_task_fields_of(task);
     return fields->name != NULL ? Py_NewRef(fields->name)
-                                : aeb_handler_task_name(fields->delivery);
+                                : aeb_subscription_task_name(fields->delivery->sub,
+                                                             fields->delivery->name);
 }
 
 int
 aeb_task_make(PyObject *task, bool eager)
 {
-    lazy_fields *fields = fields_of(task);
+    aeb_task_fields *fields = aeb_task_fields_of(task);
     aeb_handler_task *delivery = fields->delivery;
     aeb_state *state = delivery->state;
     lazy_marks marks;
@@ -313,6 +305,7 @@ aeb_task_make(PyObject *task, bool eager)
     int status = -1;
     PyObject *kwargs = PyDict_New(), *name = task_name(task);
     fields->real = true;
+    fields->starter = NULL;
     if (kwargs != NULL && name != NULL &&
         PyDict_SetItem(kwargs, state->str_loop, delivery->loop) == 0 &&
         PyDict_SetItem(kwargs, state->str_name, name) == 0) {
@@ -357,7 +350,7 @@ aeb_task_make(PyObject *task, bool eager)
 int
 aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
 {
-    lazy_fields *fields = fields_of(task);
+    aeb_task_fields *fields = aeb_task_fields_of(task);
     PyTypeObject *future = future_type_of(task);
     aeb_state *state = fields->delivery->state;
     lazy_marks marks;
@@ -389,6 +382,7 @@ aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
         status = call_unbound(future, "set_result", task, Py_None);
     }
     fields->real = true;
+    fields->starter = NULL;
     marks_clear(&marks);
     return status;
 }
@@ -401,7 +395,7 @@ aeb_task_new(aeb_handler_task *delivery)
     if (task == NULL) {
         return NULL;
     }
-    fields_of(task)->delivery = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
+    aeb_task_fields_of(task)->delivery = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
     if (aeb_task_make(task, false) < 0) {
         Py_CLEAR(task);
     }
@@ -424,9 +418,12 @@ only_reads(aeb_state *state, PyObject *name)
 static PyObject *
 lazy_getattro(PyObject *task, PyObject *name)
 {
-    lazy_fields *fields = fields_of(task);
-    if (!fields->real && !fields->touched) {
-        fields->touched =
+    aeb_task_fields *fields = aeb_task_fields_of(task);
+    if (!fields->real) {
+        if (ensure_delivery(task) < 0) {
+            return NULL;
+        }
+        fields->touched |=
             fields->delivery == NULL || !only_reads(fields->delivery->state, name);
     }
     return PyObject_GenericGetAttr(task, name);
@@ -435,14 +432,17 @@ lazy_getattro(PyObject *task, PyObject *name)
 static int
 lazy_setattro(PyObject *task, PyObject *name, PyObject *value)
 {
-    fields_of(task)->touched = true;
+    aeb_task_fields_of(task)->touched = true;
+    if (ensure_delivery(task) < 0) {
+        return -1;
+    }
     return PyObject_GenericSetAttr(task, name, value);
 }
 
 static PyObject *
 lazy_get_name(PyObject *task, PyObject *Py_UNUSED(ignored))
 {
-    if (fields_of(task)->delivery == NULL) {
+    if (aeb_task_fields_of(task)->delivery == NULL) {
         Py_RETURN_NONE;
     }
     return task_name(task);
@@ -455,14 +455,14 @@ lazy_set_name(PyObject *task, PyObject *value)
     if (name == NULL) {
         return NULL;
     }
-    Py_XSETREF(fields_of(task)->name, name);
+    Py_XSETREF(aeb_task_fields_of(task)->name, name);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 lazy_get_loop(PyObject *task, PyObject *Py_UNUSED(ignored))
 {
-    aeb_handler_task *delivery = fields_of(task)->delivery;
+    aeb_handler_task *delivery = aeb_task_fields_of(task)->delivery;
     return Py_NewRef(delivery != NULL && delivery->loop != NULL ? delivery->loop : Py_None);
 }
 
@@ -470,7 +470,7 @@ lazy_get_loop(PyObject *task, PyObject *Py_UNUSED(ignored))
 static PyObject *
 lazy_get_coro(PyObject *task, PyObject *Py_UNUSED(ignored))
 {
-    aeb_handler_task *delivery = fields_of(task)->delivery;
+    aeb_handler_task *delivery = aeb_task_fields_of(task)->delivery;
     return Py_NewRef(delivery != NULL && delivery->inner != NULL ? delivery->inner : Py_None);
 }
 
@@ -489,7 +489,7 @@ lazy_coro_attribute(PyObject *task, void *Py_UNUSED(closure))
 static PyObject *
 lazy_delivery_attribute(PyObject *task, void *Py_UNUSED(closure))
 {
-    PyObject *delivery = (PyObject *)fields_of(task)->delivery;
+    PyObject *delivery = (PyObject *)aeb_task_fields_of(task)->delivery;
     return Py_NewRef(delivery != NULL ? delivery : Py_None);
 }
 
@@ -497,7 +497,7 @@ lazy_delivery_attribute(PyObject *task, void *Py_UNUSED(closure))
 static PyObject *
 lazy_get_context(PyObject *task, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *context = fields_of(task)->context;
+    PyObject *context = aeb_task_fields_of(task)->context;
     return Py_NewRef(context != NULL ? context : Py_None);
 }
 #endif
@@ -505,7 +505,7 @@ lazy_get_context(PyObject *task, PyObject *Py_UNUSED(ignored))
 static int
 lazy_traverse(PyObject *task, visitproc visit, void *arg)
 {
-    lazy_fields *fields = fields_of(task);
+    aeb_task_fields *fields = aeb_task_fields_of(task);
 #if PY_VERSION_HEX < 0x030C0000
     Py_VISIT(Py_TYPE(task)); /* from 3.12 on the base class is a heap type and visits it */
 #endif
@@ -518,7 +518,7 @@ lazy_traverse(PyObject *task, visitproc visit, void *arg)
 static void
 clear_fields(PyObject *task)
 {
-    lazy_fields *fields = fields_of(task);
+    aeb_task_fields *fields = aeb_task_fields_of(task);
     Py_CLEAR(fields->delivery);
     Py_CLEAR(fields->context);
     Py_CLEAR(fields->name);
@@ -536,7 +536,7 @@ lazy_clear(PyObject *task)
 static void
 lazy_finalize(PyObject *task)
 {
-    aeb_handler_task *delivery = fields_of(task)->delivery;
+    aeb_handler_task *delivery = aeb_task_fields_of(task)->delivery;
     if (delivery != NULL && delivery->failed) {
         /* The handler's failure has been reported: nobody has to retrieve it from the task. */
         PyObject *exc = aeb_take_exception();
@@ -591,10 +591,14 @@ no_loop_get_debug(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-no_loop_call_soon(PyObject *Py_UNUSED(self), PyObject *const *Py_UNUSED(args),
-                  Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+no_loop_call_soon(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs),
+                  PyObject *Py_UNUSED(kwnames))
 {
-    Py_RETURN_NONE;
+    aeb_state *state = aeb_state_of_type(Py_TYPE(self));
+    if (state != NULL && state->no_loop_error != NULL) {
+        PyErr_SetNone(state->no_loop_error);
+    }
+    return NULL;
 }
 
 static PyMethodDef no_loop_methods[] = {
@@ -643,7 +647,7 @@ make_type(aeb_state *state, PyTypeObject *base)
 {
     PyType_Spec spec = {
         .name = "agent_event_bus._core.LazyTask",
-        .basicsize = (int)(base->tp_basicsize + (Py_ssize_t)sizeof(lazy_fields)),
+        .basicsize = (int)(base->tp_basicsize + (Py_ssize_t)sizeof(aeb_task_fields)),
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
         .slots = lazy_slots,
     };
@@ -682,25 +686,58 @@ is_c_task(PyObject *task_class)
     return result;
 }
 
+static int
+make_no_loop(aeb_state *state)
+{
+    PyTypeObject *type = NULL;
+    PyObject *module = aeb_module_of_type(state->bus_type, &aeb_module_def);
+    if (module == NULL || aeb_state_add_type(module, &no_loop_spec, &type, false) < 0) {
+        return -1;
+    }
+    state->no_loop = type->tp_alloc(type, 0);
+    Py_DECREF(type);
+    state->no_loop_error =
+        PyErr_NewException("agent_event_bus._core.NoLoopError", PyExc_Exception, NULL);
+    return state->no_loop == NULL || state->no_loop_error == NULL ? -1 : 0;
+}
+
+/* The arguments of Task.__init__ for a blank task.  The context is an empty one, because the task
+ * would else copy the current one and keep what is in it; where tasks cannot be given a context
+ * (3.9, 3.10) they do. */
+static int
+make_blank_arguments(aeb_state *state)
+{
+    PyObject *coro = (PyObject *)aeb_handler_task_new_idle(state);
+    if (coro == NULL) {
+        return -1;
+    }
+    Py_XSETREF(state->blank_args, PyTuple_Pack(1, coro));
+    Py_DECREF(coro);
+    PyObject *kwargs = PyDict_New();
+    Py_XSETREF(state->blank_kwargs, kwargs);
+    if (state->blank_args == NULL || kwargs == NULL ||
+        PyDict_SetItem(kwargs, state->str_loop, state->no_loop) < 0 ||
+        PyDict_SetItem(kwargs, state->str_name, state->str_handler_name) < 0) {
+        return -1;
+    }
+#if PY_VERSION_HEX >= 0x030B0000
+    PyObject *context = PyContext_New();
+    if (context == NULL || PyDict_SetItem(kwargs, state->str_context, context) < 0) {
+        Py_XDECREF(context);
+        return -1;
+    }
+    Py_DECREF(context);
+#endif
+    return 0;
+}
+
 int
 aeb_task_load(aeb_state *state, PyObject *task_class)
 {
     if (!is_c_task(task_class)) {
         return 0;
     }
-    if (state->no_loop == NULL) {
-        PyTypeObject *type = NULL;
-        PyObject *module = aeb_module_of_type(state->bus_type, &aeb_module_def);
-        if (module == NULL || aeb_state_add_type(module, &no_loop_spec, &type, false) < 0) {
-            return -1;
-        }
-        state->no_loop = type->tp_alloc(type, 0);
-        Py_DECREF(type);
-    }
-    if (state->idle_coroutine == NULL) {
-        state->idle_coroutine = (PyObject *)aeb_handler_task_new_idle(state);
-    }
-    if (state->no_loop == NULL || state->idle_coroutine == NULL) {
+    if ((state->no_loop == NULL && make_no_loop(state) < 0) || make_blank_arguments(state) < 0) {
         return -1;
     }
     return make_type(state, (PyTypeObject *)task_class);

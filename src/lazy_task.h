@@ -17,12 +17,36 @@ PyObject *aeb_task_take(aeb_state *state);
 /* Keeps an untouched blank task for the next one who needs it. */
 void aeb_task_give_back(aeb_state *state, PyObject *task_steal);
 
-/* Gives a blank task the delivery whose first step is about to run under it. */
+/* What our subclass adds behind the fields of asyncio.Task, whose size depends on the version. */
+typedef struct {
+    aeb_starter *starter;       /* under which its first step runs, while it is blank */
+    aeb_handler_task *delivery; /* strong; NULL while it waits for reuse */
+    PyObject *context;          /* strong: of the first step, then of the real task */
+    PyObject *name;             /* what set_name() was given, else NULL */
+    bool touched;               /* something may have been done to it while it was blank */
+    bool real;
+} aeb_task_fields;
+
+static inline aeb_task_fields *
+aeb_task_fields_of(PyObject *task)
+{
+    return (aeb_task_fields *)((char *)task + Py_TYPE(task)->tp_base->tp_basicsize);
+}
+
+/* Gives a blank task the delivery whose first step runs under it. */
 void aeb_task_assign(PyObject *task, aeb_handler_task *delivery, PyObject *context);
 
-/* After a first step that was also the last: true when nobody has kept the task or left anything
- * in it, and then it is blank again.  `references` is how many its starter can account for. */
-bool aeb_task_unassign(PyObject *task, Py_ssize_t references);
+/* After a first step that was also the last: whether nobody has kept the task or left anything in
+ * it.  `references` is how many its starter can account for. */
+static inline bool
+aeb_task_is_untouched(PyObject *task, Py_ssize_t references)
+{
+    return !aeb_task_fields_of(task)->touched && Py_REFCNT(task) == references &&
+           *(PyObject **)((char *)task + Py_TYPE(task)->tp_weaklistoffset) == NULL;
+}
+
+/* Makes an untouched task blank again. */
+void aeb_task_unassign(PyObject *task);
 
 /* Makes it a real task of its delivery's loop; with `eager` (3.12) it takes a step at once.
  * 0 or -1. */
@@ -34,7 +58,8 @@ int aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled);
 /* A new real task that begins the delivery in a later turn of its loop. */
 PyObject *aeb_task_new(aeb_handler_task *delivery);
 
-/* The delivery that a task runs: borrowed, NULL when `task` (may be NULL) is none of ours. */
-aeb_handler_task *aeb_task_delivery(aeb_state *state, PyObject *task);
+/* The delivery that a task runs: a new reference in *found, NULL when `task` (may be NULL) is none
+ * of ours.  0 or -1. */
+int aeb_task_delivery(aeb_state *state, PyObject *task, aeb_handler_task **found);
 
 #endif

@@ -31,9 +31,10 @@
     X(enter_task)                                                                                  \
     X(leave_task)                                                                                  \
     X(swap_task)                                                                                   \
-    X(unregister_task)                                                                             \
-    X(no_loop)                                                                                     \
-    X(idle_coroutine)                                                                              \
+    X(no_loop)                                                                                 \
+    X(no_loop_error)                                                                           \
+    X(blank_args)                                                                              \
+    X(blank_kwargs)                                                                            \
     X(run_to_completion)
 
 #define AEB_STATE_CONSTANTS(X)                                                                     \

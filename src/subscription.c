@@ -185,6 +185,12 @@ aeb_same_handler(PyObject *a, PyObject *b)
 PyObject *
 aeb_handler_name(PyObject *handler)
 {
+    if (AEB_LIKELY(PyFunction_Check(handler))) {
+        PyObject *qualname = ((PyFunctionObject *)handler)->func_qualname;
+        if (AEB_LIKELY(qualname != NULL && PyUnicode_CheckExact(qualname))) {
+            return Py_NewRef(qualname);
+        }
+    }
     PyObject *target = unwrap_callable(handler), *name = NULL;
     if (target == NULL) {
         if (aeb_clear_ordinary_exception() < 0) {
@@ -214,6 +220,25 @@ aeb_handler_name(PyObject *handler)
         Py_SETREF(name, PyUnicode_FromObject(name));
     }
     Py_DECREF(target);
+    return name;
+}
+
+PyObject *
+aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name)
+{
+    if (AEB_LIKELY(sub->task_event == event_name)) {
+        return Py_NewRef(sub->task_name);
+    }
+    PyObject *handler = aeb_handler_name(sub->handler);
+    if (handler == NULL) {
+        return NULL;
+    }
+    PyObject *name = PyUnicode_FromFormat("%U -> %U", event_name, handler);
+    Py_DECREF(handler);
+    if (name != NULL) {
+        Py_XSETREF(sub->task_event, Py_NewRef(event_name));
+        Py_XSETREF(sub->task_name, Py_NewRef(name));
+    }
     return name;
 }
 
@@ -290,6 +315,8 @@ subscription_dealloc(aeb_subscription *self)
         PyObject_ClearWeakRefs((PyObject *)self);
     }
     Py_CLEAR(self->handler);
+    Py_CLEAR(self->task_event);
+    Py_CLEAR(self->task_name);
     Py_CLEAR(self->keys);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);

@@ -20,6 +20,8 @@ typedef struct {
     bool once;
     bool envelope;
     bool is_async; /* calling the handler makes a coroutine */
+    PyObject *task_event; /* str: the event that task_name is for, or NULL */
+    PyObject *task_name;  /* what aeb_subscription_task_name() has last returned */
     PyObject *weakrefs;
 } aeb_subscription;
 
@@ -48,6 +50,9 @@ bool aeb_same_handler(PyObject *a, PyObject *b);
 /* A handler's qualified name for logs, from its own parts or else its type: never its repr().
  * A new str; NULL only for errors that must propagate. */
 PyObject *aeb_handler_name(PyObject *handler);
+
+/* The name of a task that runs the handler for an event: "event -> handler".  A new reference. */
+PyObject *aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name);
 
 /* The value of an enum member, a new reference; NULL, with or without an exception, when `obj` is
  * none. */
