@@ -31,6 +31,7 @@ aeb_aio_forget(aeb_state *state)
     Py_CLEAR(state->leave_task);
     Py_CLEAR(state->enter_task);
     Py_CLEAR(state->swap_task);
+    Py_CLEAR(state->plain_loop_type);
     Py_CLEAR(state->current_task);
     aeb_task_forget(state);
     Py_CLEAR(state->task_class);
@@ -120,11 +121,40 @@ aeb_aio_current_task(aeb_state *state, PyObject *loop, PyObject **task)
     return store_unless_none(PyObject_CallOneArg(state->current_task, loop), task);
 }
 
+/* asyncio's own loops answer get_task_factory() with an attribute.  Once it is known that a type of
+ * loop inherits that method and that its instances have the attribute, it is read directly: this
+ * happens in every emit_async. */
+static int
+find_plain_loop_type(aeb_state *state, PyObject *loop)
+{
+    PyObject *base = NULL, *wanted = NULL, *found = NULL;
+    if (import_attribute("asyncio", "BaseEventLoop", &base) == 0) {
+        wanted = PyObject_GetAttr(base, state->str_get_task_factory);
+        found = PyObject_GetAttr((PyObject *)Py_TYPE(loop), state->str_get_task_factory);
+        if (wanted != NULL && wanted == found &&
+            PyObject_HasAttr(loop, state->str_task_factory)) {
+            Py_XSETREF(state->plain_loop_type, Py_NewRef((PyObject *)Py_TYPE(loop)));
+        }
+    }
+    Py_XDECREF(base);
+    Py_XDECREF(wanted);
+    Py_XDECREF(found);
+    return PyErr_Occurred() ? aeb_clear_ordinary_exception() : 0;
+}
+
 int
 aeb_aio_task_factory(aeb_state *state, PyObject *loop, PyObject **factory)
 {
     *factory = NULL;
-    PyObject *found = PyObject_CallMethodNoArgs(loop, state->str_get_task_factory);
+    PyObject *found;
+    if (AEB_LIKELY((PyObject *)Py_TYPE(loop) == state->plain_loop_type)) {
+        found = PyObject_GetAttr(loop, state->str_task_factory);
+        return store_unless_none(found, factory);
+    }
+    if (find_plain_loop_type(state, loop) < 0) {
+        return -1;
+    }
+    found = PyObject_CallMethodNoArgs(loop, state->str_get_task_factory);
     if (found == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear(); /* a loop of another make: its create_task is its factory */
         *factory = Py_NewRef(loop);

@@ -54,13 +54,31 @@ typedef struct {
 static aeb_emission *
 emission_alloc(aeb_bus *bus, PyObject *name, PyObject *payload)
 {
-    aeb_emission *self = aeb_type_alloc(bus->state->emission_type, 0);
+    aeb_state *state = bus->state;
+    aeb_emission *self;
+    if (AEB_LIKELY(state->n_free_emissions > 0 && state->emission_type != NULL)) {
+        self = state->free_emissions[--state->n_free_emissions];
+        (void)PyObject_Init((PyObject *)self, state->emission_type);
+        memset((char *)self + sizeof(PyObject), 0, sizeof(aeb_emission) - sizeof(PyObject));
+        PyObject_GC_Track((PyObject *)self);
+    }
+    else {
+        self = aeb_type_alloc(state->emission_type, 0);
+    }
     if (self != NULL) {
         self->bus = (aeb_bus *)Py_NewRef((PyObject *)bus);
         self->name = Py_NewRef(name);
         self->payload = Py_NewRef(payload);
     }
     return self;
+}
+
+void
+aeb_emission_forget(aeb_state *state)
+{
+    while (state->n_free_emissions > 0) {
+        PyObject_GC_Del(state->free_emissions[--state->n_free_emissions]);
+    }
 }
 
 PyObject *
@@ -458,7 +476,7 @@ emission_send(aeb_emission *self, PyObject *value)
 {
     PyObject *result;
     PySendResult status = emission_am_send(self, value, &result);
-    return aeb_send_result(status, result);
+    return aeb_send_result(self->bus->state, status, result);
 }
 
 static PyObject *
@@ -476,7 +494,7 @@ emission_throw(aeb_emission *self, PyObject *args)
     }
     PySendResult status = emission_throw_exception(self, exc, &result);
     Py_DECREF(exc);
-    return aeb_send_result(status, result);
+    return aeb_send_result(self->bus->state, status, result);
 }
 
 static PyObject *
@@ -601,10 +619,40 @@ emission_finalize(PyObject *obj)
     aeb_restore_exception_steal(exc);
 }
 
+/* Whether it went the way of most: awaited to its end, and never referred to weakly. */
+static bool
+emission_is_bare(aeb_emission *self)
+{
+    return self->status == EMISSION_DONE && self->weakrefs == NULL && self->loop == NULL &&
+           self->waiter == NULL && self->children == NULL && self->deliveries == NULL &&
+           self->fatal == NULL && self->thrown == NULL && self->parent == NULL;
+}
+
+/* Keeps the memory of a bare emission for the next one.  No finaliser has run on it, else the next
+ * one would go without. */
+static void
+emission_recycle(aeb_emission *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject *name = self->name, *payload = self->payload, *bus = (PyObject *)self->bus;
+    aeb_state *state = self->bus->state;
+    PyObject_GC_UnTrack(self);
+    state->free_emissions[state->n_free_emissions++] = self;
+    Py_DECREF(payload);
+    Py_DECREF(name);
+    Py_DECREF(type);
+    Py_DECREF(bus); /* last, for it keeps the state */
+}
+
 static void
 emission_dealloc(aeb_emission *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    if (AEB_LIKELY(emission_is_bare(self) && !PyObject_GC_IsFinalized((PyObject *)self) &&
+                   self->bus->state->n_free_emissions < AEB_MAX_FREE)) {
+        emission_recycle(self);
+        return;
+    }
     if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
         return;
     }

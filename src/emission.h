@@ -6,6 +6,9 @@
 
 int aeb_emission_init_type(PyObject *module, aeb_state *state);
 
+/* Frees the memory kept for reuse. */
+void aeb_emission_forget(aeb_state *state);
+
 /* An emission of an event, which begins when it is awaited. */
 PyObject *aeb_emission_new(aeb_bus *bus, PyObject *name, PyObject *payload);
 

@@ -482,7 +482,7 @@ handler_send(aeb_handler_task *self, PyObject *value)
 {
     PyObject *result;
     PySendResult status = handler_am_send(self, value, &result);
-    return aeb_send_result(status, result);
+    return aeb_send_result(self->state, status, result);
 }
 
 static PyObject *
@@ -500,7 +500,7 @@ handler_throw(aeb_handler_task *self, PyObject *args)
     }
     PySendResult status = handler_throw_exception(self, exc, &result);
     Py_DECREF(exc);
-    return aeb_send_result(status, result);
+    return aeb_send_result(self->state, status, result);
 }
 
 static PyObject *

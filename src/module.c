@@ -1,5 +1,6 @@
 /* agent_event_bus._core: the life cycle of the module.  It only calls each room's initialiser. */
 #include "aio.h"
+#include "coroutine.h"
 #include "dispatch.h"
 #include "emission.h"
 #include "event.h"
@@ -145,6 +146,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     for (Py_ssize_t i = 0; i < state->n_free_deliveries; i++) {
         Py_VISIT(state->free_deliveries[i]);
     }
+    for (int i = 0; i < AEB_MAX_FREE; i++) {
+        Py_VISIT(state->stop_iterations[i]);
+    }
     return 0;
 }
 
@@ -156,6 +160,8 @@ core_clear(PyObject *module)
     aeb_state *state = (aeb_state *)PyModule_GetState(module);
     aeb_task_forget(state);
     aeb_handler_task_forget(state);
+    aeb_emission_forget(state);
+    aeb_coroutine_forget(state);
 #define AEB_CLEAR(name) Py_CLEAR(state->name);
     AEB_STATE_TYPES(AEB_CLEAR)
     AEB_STATE_IMPORTS(AEB_CLEAR)

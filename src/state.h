@@ -25,6 +25,7 @@
     X(default_logger)                                                                              \
     X(cancelled_error)                                                                             \
     X(task_class)                                                                                  \
+    X(plain_loop_type) /* the last type of loop that keeps its factory where asyncio does */        \
     X(get_running_loop)                                                                            \
     X(current_task)                                                                                \
     X(current_handler)                                                                             \
@@ -72,6 +73,7 @@
     X(str_set_name, "set_name")                                                                    \
     X(str_set_result, "set_result")                                                                \
     X(str_start, "_start")                                                                         \
+    X(str_task_factory, "_task_factory")                                                           \
     X(str_throw, "throw")                                                                          \
     X(str_warning, "warning")
 
@@ -107,6 +109,9 @@ typedef struct aeb_state {
     Py_ssize_t n_free_tasks;
     struct aeb_handler_task *free_deliveries[AEB_MAX_FREE]; /* strong */
     Py_ssize_t n_free_deliveries;
+    void *free_emissions[AEB_MAX_FREE]; /* memory of dead ones: see emission.c */
+    Py_ssize_t n_free_emissions;
+    PyObject *stop_iterations[AEB_MAX_FREE]; /* strong, by value: see coroutine.c */
 } aeb_state;
 
 extern PyModuleDef aeb_module_def;
