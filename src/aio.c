@@ -111,14 +111,14 @@ aeb_aio_running_loop(aeb_state *state, PyObject **loop)
     if (aeb_aio_load(state) < 0) {
         return -1;
     }
-    return store_unless_none(PyObject_CallNoArgs(state->get_running_loop), loop);
+    return store_unless_none(aeb_call_builtin(state->get_running_loop, NULL, 0), loop);
 }
 
 int
 aeb_aio_current_task(aeb_state *state, PyObject *loop, PyObject **task)
 {
     *task = NULL;
-    return store_unless_none(PyObject_CallOneArg(state->current_task, loop), task);
+    return store_unless_none(aeb_call_builtin(state->current_task, &loop, 1), task);
 }
 
 /* asyncio's own loops answer get_task_factory() with an attribute.  Once it is known that a type of

@@ -175,6 +175,27 @@ aeb_module_of_type(PyTypeObject *type, PyModuleDef *def)
 #endif
 }
 
+/* Calls a builtin that takes its arguments as an array (as those of asyncio's C module do) without
+ * the detours of PyObject_Vectorcall: for the few calls that are made in every emit_async. */
+static inline PyObject *
+aeb_call_builtin(PyObject *callable, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (AEB_LIKELY(PyCFunction_CheckExact(callable))) {
+        PyCFunction function = PyCFunction_GET_FUNCTION(callable);
+        PyObject *self = PyCFunction_GET_SELF(callable);
+        int flags = PyCFunction_GET_FLAGS(callable);
+        if (flags == (METH_FASTCALL | METH_KEYWORDS)) {
+            _PyCFunctionFastWithKeywords fast =
+                (_PyCFunctionFastWithKeywords)(void (*)(void))function;
+            return fast(self, args, nargs, NULL);
+        }
+        if (flags == METH_NOARGS && nargs == 0) {
+            return function(self, NULL);
+        }
+    }
+    return PyObject_Vectorcall(callable, args, (size_t)nargs, NULL);
+}
+
 /* Deallocating a long chain of objects that hold each other must not use up the C stack. */
 #define AEB_TRASHCAN_BEGIN(self, dealloc) Py_TRASHCAN_BEGIN(self, dealloc)
 #define AEB_TRASHCAN_END Py_TRASHCAN_END

@@ -253,7 +253,7 @@ find_surroundings(aeb_emission *self, aeb_occasion *occasion, aeb_starter *start
         status = aeb_handler_task_check_depth(self->parent);
     }
     if (status < 0) {
-        aeb_starter_end(starter);
+        aeb_starter_end(starter, true);
     }
     return status;
 }
@@ -285,7 +285,7 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
             status = find_surroundings(self, &occasion, &starter);
             if (status == 0) {
                 status = start_children(self, &starter, plan, &occasion, late);
-                aeb_starter_end(&starter);
+                aeb_starter_end(&starter, status < 0);
             }
             else {
                 aeb_close_late(self->bus->state, late, 0);
@@ -311,7 +311,7 @@ emission_begin(aeb_emission *self)
             return -1;
         }
         int status = start_prepared(self, &starter);
-        aeb_starter_end(&starter);
+        aeb_starter_end(&starter, status < 0);
         return status;
     }
     if (bus->closed) {

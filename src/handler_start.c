@@ -64,8 +64,11 @@ aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject
 void
 aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i)
 {
+    if (AEB_LIKELY(late == NULL)) {
+        return;
+    }
     PyObject *exc = aeb_take_exception();
-    for (; late != NULL && i < PyList_GET_SIZE(late); i++) {
+    for (; i < PyList_GET_SIZE(late); i++) {
         PyObject *awaitable = PyTuple_GET_ITEM(PyList_GET_ITEM(late, i), 1);
         if (aeb_close_awaitable(state, awaitable) < 0) {
             PyErr_WriteUnraisable(awaitable);
@@ -221,7 +224,7 @@ switch_task(aeb_starter *starter, PyObject *task, PyObject **previous)
     PyObject *loop = starter->loop;
 #if PY_VERSION_HEX >= 0x030C0000
     PyObject *args[] = {loop, task == NULL ? Py_None : task};
-    *previous = PyObject_Vectorcall(state->swap_task, args, 2, NULL);
+    *previous = aeb_call_builtin(state->swap_task, args, 2);
     if (*previous == NULL) {
         return -1;
     }
@@ -235,7 +238,8 @@ switch_task(aeb_starter *starter, PyObject *task, PyObject **previous)
         return -1;
     }
     if (*previous != NULL) {
-        answer = PyObject_CallFunctionObjArgs(state->leave_task, loop, *previous, NULL);
+        PyObject *args[] = {loop, *previous};
+        answer = aeb_call_builtin(state->leave_task, args, 2);
         if (answer == NULL) {
             Py_CLEAR(*previous);
             return -1;
@@ -243,7 +247,8 @@ switch_task(aeb_starter *starter, PyObject *task, PyObject **previous)
         Py_DECREF(answer);
     }
     if (task != NULL) {
-        answer = PyObject_CallFunctionObjArgs(state->enter_task, loop, task, NULL);
+        PyObject *args[] = {loop, task};
+        answer = aeb_call_builtin(state->enter_task, args, 2);
         if (answer == NULL) {
             Py_CLEAR(*previous);
             return -1;
@@ -298,13 +303,13 @@ aeb_starter_begin(aeb_starter *starter)
 }
 
 void
-aeb_starter_end(aeb_starter *starter)
+aeb_starter_end(aeb_starter *starter, bool raised)
 {
     PyObject *previous;
     if (starter->task == NULL) {
         return;
     }
-    PyObject *exc = AEB_UNLIKELY(PyErr_Occurred() != NULL) ? aeb_take_exception() : NULL;
+    PyObject *exc = AEB_UNLIKELY(raised) ? aeb_take_exception() : NULL;
     if (switch_task(starter, starter->outer, &previous) < 0) {
         PyErr_WriteUnraisable(starter->loop);
     }
@@ -319,7 +324,7 @@ aeb_starter_end(aeb_starter *starter)
         aeb_task_give_back(starter->state, starter->task);
         starter->task = NULL;
     }
-    if (AEB_UNLIKELY(exc != NULL)) {
+    if (AEB_UNLIKELY(raised)) {
         aeb_restore_exception_steal(exc);
     }
 }
@@ -387,15 +392,15 @@ after_first_step(aeb_starter *starter, aeb_handler_task *self, PySendResult sent
     return -1;
 }
 
-/* Leaves a context.  Never raises, and leaves a pending exception alone. */
+/* Leaves a context.  Never raises; a pending exception, which there is when `raised`, stays. */
 static inline void
-exit_context(aeb_starter *starter, PyObject *context)
+exit_context(aeb_starter *starter, PyObject *context, bool raised)
 {
-    PyObject *exc = AEB_UNLIKELY(PyErr_Occurred() != NULL) ? aeb_take_exception() : NULL;
+    PyObject *exc = AEB_UNLIKELY(raised) ? aeb_take_exception() : NULL;
     if (AEB_UNLIKELY(PyContext_Exit(context) < 0)) {
         PyErr_WriteUnraisable(starter->loop); /* somebody has left another context entered */
     }
-    if (AEB_UNLIKELY(exc != NULL)) {
+    if (AEB_UNLIKELY(raised)) {
         aeb_restore_exception_steal(exc);
     }
 }
@@ -414,7 +419,7 @@ first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *context, bool
 #endif
     PySendResult sent = aeb_handler_task_step(self, Py_None, NULL, &result);
 #if PY_VERSION_HEX >= 0x030B0000
-    exit_context(starter, context);
+    exit_context(starter, context, sent == PYGEN_ERROR);
 #endif
     return after_first_step(starter, self, sent, result, fatal);
 }
@@ -539,7 +544,8 @@ aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_t
     state->n_live++;
     PySendResult sent = PYGEN_ERROR;
     PyObject *value = aeb_call_handler(entry->sub, entry->form, starter->occasion);
-    if (AEB_LIKELY(value != NULL && PyCoro_CheckExact(value))) {
+    bool is_coroutine = value != NULL && PyCoro_CheckExact(value);
+    if (AEB_LIKELY(is_coroutine)) {
         starter->coro = value;
         if (AEB_UNLIKELY(starter->delivery != NULL)) {
             starter->delivery->inner = Py_NewRef(value);
@@ -547,7 +553,7 @@ aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_t
         sent = aeb_iter_send(value, Py_None, &result);
         starter->coro = NULL;
     }
-    exit_context(starter, context);
+    exit_context(starter, context, value == NULL || (sent == PYGEN_ERROR && is_coroutine));
     int status = 1;
     if (AEB_LIKELY(sent == PYGEN_RETURN && starter->delivery == NULL &&
                    aeb_task_is_untouched(starter->task, starter->references))) {

@@ -133,8 +133,8 @@ int aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry,
  * none.  0 or -1. */
 int aeb_starter_make_delivery(aeb_starter *starter);
 
-/* Puts things back as they were.  Leaves a pending exception alone. */
-void aeb_starter_end(aeb_starter *starter);
+/* Puts things back as they were.  A pending exception, which there is when `raised`, stays. */
+void aeb_starter_end(aeb_starter *starter, bool raised);
 
 /* Asks its task to cancel, in the loop's own thread.  Never raises. */
 void aeb_handler_task_cancel(aeb_handler_task *self);
