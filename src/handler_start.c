@@ -183,7 +183,10 @@ start_task(aeb_handler_task *self, PyObject *loop, bool eager)
     }
     if (factory == NULL && !eager && state->lazy_task_type != NULL) {
         self->lazy = true;
-        task = aeb_task_new(self);
+        task = aeb_task_alloc(self, NULL);
+        if (task != NULL && aeb_task_make(task, false) < 0) {
+            Py_CLEAR(task);
+        }
     }
     else if ((name = aeb_subscription_task_name(self->sub, self->name)) != NULL) {
         task = aeb_aio_new_task(state, loop, (PyObject *)self, name, factory != NULL,
@@ -348,20 +351,34 @@ finish_first_step(aeb_starter *starter, aeb_handler_task *self, bool raised)
     }
 }
 
-/* The handler has suspended in its first step, and yielded this: makes its task a real one. */
+/* The handler has suspended in its first step, and yielded this: gives it a real task.
+ *
+ * That is the one it has run under, if it may know that one.  Else a new one is made, and the one it
+ * has run under, still blank, serves the next handler: a blank task is more work than a new one.
+ *
+ * The real task is an eager one where it can be, so that it waits at once for the future that the
+ * handler has yielded and no turn of the loop is spent on its first step.  But a bare yield asks
+ * for a turn, and for that the ordinary start of a task is just right. */
 static int
 suspend_first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *yielded_steal)
 {
-    starter->spent = true;
-#if PY_VERSION_HEX < 0x030C0000
-    /* The task's own first step is in the next turn, which is all that a bare yield asks for. */
-    if (yielded_steal == Py_None) {
+    bool turn = yielded_steal == Py_None;
+    if (turn) {
         Py_CLEAR(yielded_steal);
     }
-#endif
     Py_XSETREF(self->yielded, yielded_steal);
-    self->task = Py_NewRef(starter->task);
-    if (aeb_task_make(starter->task, true) < 0) {
+    if (aeb_task_is_untouched(starter->task, starter->references)) {
+        self->task = aeb_task_alloc(self, aeb_task_fields_of(starter->task)->context);
+        aeb_task_unassign(starter->task);
+        if (self->task == NULL) {
+            return -1;
+        }
+    }
+    else {
+        starter->spent = true;
+        self->task = Py_NewRef(starter->task);
+    }
+    if (aeb_task_make(self->task, !turn) < 0) {
         return -1;
     }
     if (self->cancel_requested) { /* during its first step, when it had no task yet */

@@ -148,7 +148,7 @@ aeb_task_assign(PyObject *task, aeb_handler_task *delivery, PyObject *context)
 {
     aeb_task_fields *fields = aeb_task_fields_of(task);
     fields->delivery = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
-    fields->context = Py_NewRef(context);
+    fields->context = Py_XNewRef(context);
 }
 
 void
@@ -292,6 +292,16 @@ task_name(PyObject *task)
                                                              fields->delivery->name);
 }
 
+PyObject *
+aeb_task_alloc(aeb_handler_task *delivery, PyObject *context)
+{
+    PyObject *task = aeb_type_alloc(delivery->state->lazy_task_type, 0);
+    if (task != NULL) {
+        aeb_task_assign(task, delivery, context);
+    }
+    return task;
+}
+
 int
 aeb_task_make(PyObject *task, bool eager)
 {
@@ -304,6 +314,7 @@ aeb_task_make(PyObject *task, bool eager)
     }
     int status = -1;
     PyObject *kwargs = PyDict_New(), *name = task_name(task);
+    bool blank = fields->starter != NULL;
     fields->real = true;
     fields->starter = NULL;
     if (kwargs != NULL && name != NULL &&
@@ -328,8 +339,9 @@ aeb_task_make(PyObject *task, bool eager)
         Py_XDECREF(kwargs);
     }
     else {
-        /* Task.__init__ takes the context that it is given without releasing the one it had. */
-        (void)task_type_of(task)->tp_clear(task);
+        if (blank) { /* Task.__init__ would overwrite a reference to a context */
+            (void)task_type_of(task)->tp_clear(task);
+        }
         status = call_init(task_type_of(task)->tp_init, task, (PyObject *)delivery, kwargs);
     }
     if (status == 0 && marks.attributes != NULL && PyDict_GET_SIZE(marks.attributes) > 0) {
@@ -385,21 +397,6 @@ aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
     fields->starter = NULL;
     marks_clear(&marks);
     return status;
-}
-
-PyObject *
-aeb_task_new(aeb_handler_task *delivery)
-{
-    PyTypeObject *type = delivery->state->lazy_task_type;
-    PyObject *task = type->tp_alloc(type, 0);
-    if (task == NULL) {
-        return NULL;
-    }
-    aeb_task_fields_of(task)->delivery = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
-    if (aeb_task_make(task, false) < 0) {
-        Py_CLEAR(task);
-    }
-    return task;
 }
 
 /* ---- the Python type ------------------------------------------------------------------------- */

@@ -55,8 +55,9 @@ int aeb_task_make(PyObject *task, bool eager);
 /* Makes it a task that is done: failed with `failure` unless that is NULL, or cancelled. */
 int aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled);
 
-/* A new real task that begins the delivery in a later turn of its loop. */
-PyObject *aeb_task_new(aeb_handler_task *delivery);
+/* A new task for aeb_task_make(), which must follow at once; `context` may be NULL for a copy of the
+ * current one. */
+PyObject *aeb_task_alloc(aeb_handler_task *delivery, PyObject *context);
 
 /* The delivery that a task runs: a new reference in *found, NULL when `task` (may be NULL) is none
  * of ours.  0 or -1. */
