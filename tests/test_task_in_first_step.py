@@ -445,3 +445,7 @@ class TestChangedThenSuspended:
 @pytest.mark.parametrize("when", ["first_step", "resumed", "over"])
 def test_every_public_name_called_unbound_is_answered_and_never_crashes(when: str) -> None:
     assert run_isolated("task_methods.py", when).strip() == "ok"
+
+
+def test_a_handler_that_ends_its_own_task_by_force_harms_no_later_handler() -> None:
+    assert run_isolated("task_methods.py", "sabotage").strip() == "ok"
