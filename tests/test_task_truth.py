@@ -458,7 +458,7 @@ class TestAllTasks:
         assert asyncio.all_tasks() == before
 
 
-@pytest.mark.parametrize("case", ["plain", "slow", "never_awaited", "subprocess_with_uvloop"])
+@pytest.mark.parametrize("case", ["plain", "slow", "never_awaited", "uvloop"])
 def test_it_works_with_asyncio_in_debug_mode_from_the_environment(case: str) -> None:
     said = run_isolated("asyncio_debug.py", case).strip()
     if said == "unavailable":
