@@ -1,4 +1,4 @@
-"""Tests that run once on every kind of event loop, and look at what the loop has to complain about."""
+"""Tests that run on every kind of event loop, and look at what the loop complains about."""
 
 from __future__ import annotations
 
@@ -78,4 +78,5 @@ def on_every_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
     parameters = [*signature.parameters.values(), kind]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return pytest.mark.parametrize("loop_kind", LOOPS)(run)
+    on_each: Callable[..., None] = pytest.mark.parametrize("loop_kind", LOOPS)(run)
+    return on_each

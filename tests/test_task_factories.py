@@ -70,8 +70,7 @@ class TestCustomFactory:
         try:
             if way == "emit":
                 assert bus.emit("a") == 4
-                while len(seen) < 4 or not all(task.done() for task in factory.made):
-                    await asyncio.sleep(0)
+                assert await bus.drain(DEADLINE) == []
             else:
                 assert await bus.emit_async("a") == 4
         finally:

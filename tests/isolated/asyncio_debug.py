@@ -104,7 +104,8 @@ async def never_awaited() -> None:
 
     @bus.on("a")
     async def forgets(payload: object) -> None:
-        forgotten()
+        coroutine = forgotten()
+        del coroutine
         gc.collect()
 
     with warnings.catch_warnings(record=True) as caught:
@@ -126,7 +127,7 @@ if CASE == "uvloop":
         sys.exit()
     import uvloop
 
-    loop = uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     # An environment variable is for loops of asyncio to read.
     loop.set_debug(True)
 else:

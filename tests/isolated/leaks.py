@@ -1,4 +1,4 @@
-"""Emissions of every kind leave nothing behind: references, objects, memory blocks, resident memory.
+"""Emissions of every kind leave nothing behind: no reference, no object, no memory.
 
 usage: leaks.py KIND COUNT    that many emissions of one kind, or of all kinds mixed for "mixed"
        leaks.py kinds         print the kinds
@@ -181,7 +181,8 @@ async def dropped(count: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(count):
-            bus.emit_async(names["suspends"], payload)
+            emission = bus.emit_async(names["suspends"], payload)
+            del emission
 
 
 async def with_factory(count: int) -> None:
@@ -218,7 +219,7 @@ assert sum(share for _, share in KINDS.values()) == 1000
 
 
 def resident() -> int:
-    """Return the resident memory of this process in kilobytes, its peak where that is all there is."""
+    """Return the resident memory of this process in KiB; its peak, where only that is known."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
@@ -242,7 +243,7 @@ def type_counts() -> dict[str, int]:
     """Return the reference counts of the types involved; a free list may hold a few of each."""
     emission = bus.emit_async("a")
     emission.close()
-    types = [type(bus), type(emission), asyncio.Task, asyncio.Future, *core_types]
+    types: list[type] = [type(bus), type(emission), asyncio.Task, asyncio.Future, *core_types]
     return {cls.__qualname__: sys.getrefcount(cls) for cls in types}
 
 
