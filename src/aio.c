@@ -28,9 +28,6 @@ void
 aeb_aio_forget(aeb_state *state)
 {
     Py_CLEAR(state->get_running_loop);
-    Py_CLEAR(state->leave_task);
-    Py_CLEAR(state->enter_task);
-    Py_CLEAR(state->swap_task);
     Py_CLEAR(state->plain_loop_type);
     Py_CLEAR(state->current_task);
     aeb_task_forget(state);
@@ -77,11 +74,6 @@ aeb_aio_load(aeb_state *state)
         import_attribute("asyncio", "CancelledError", &state->cancelled_error) < 0 ||
         import_attribute("asyncio", "Task", &state->task_class) < 0 ||
         import_attribute("asyncio", "current_task", &state->current_task) < 0 ||
-        import_attribute("asyncio.tasks", "_enter_task", &state->enter_task) < 0 ||
-        import_attribute("asyncio.tasks", "_leave_task", &state->leave_task) < 0 ||
-#if PY_VERSION_HEX >= 0x030C0000
-        import_attribute("asyncio.tasks", "_swap_current_task", &state->swap_task) < 0 ||
-#endif
         aeb_task_load(state, state->task_class) < 0 ||
         import_attribute("asyncio", "_get_running_loop", &state->get_running_loop) < 0) {
         return -1;

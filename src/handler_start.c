@@ -218,73 +218,45 @@ aeb_handler_task_start(aeb_handler_task *self, PyObject *loop)
 
 /* ---- first steps ----------------------------------------------------------------------------- */
 
-/* Makes `task` (NULL: none) the current one of the loop in place of the starter's, or of the one
- * that emits when it has none yet; that one is returned in *previous, new, NULL for none. */
+/* Makes `task` the current one of the loop; NULL: none.  This is what asyncio's functions for it do,
+ * which differ with the version: one look-up in its table of current tasks.  0 or -1. */
 static int
-switch_task(aeb_starter *starter, PyObject *task, PyObject **previous)
+set_current_task(aeb_starter *starter, PyObject *task)
 {
-    aeb_state *state = starter->state;
-    PyObject *loop = starter->loop;
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *args[] = {loop, task == NULL ? Py_None : task};
-    *previous = aeb_call_builtin(state->swap_task, args, 2);
-    if (*previous == NULL) {
+    PyObject *tasks = starter->state->current_tasks;
+    if (tasks == NULL) { /* asyncio has been forgotten: the interpreter is going down */
+        PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
         return -1;
     }
-    if (*previous == Py_None) {
-        Py_CLEAR(*previous);
+    if (AEB_LIKELY(task != NULL)) {
+        return PyDict_SetItem(tasks, starter->loop, task);
     }
-    return 0;
-#else
-    PyObject *answer;
-    if (aeb_aio_current_task(state, loop, previous) < 0) {
-        return -1;
+    int status = PyDict_DelItem(tasks, starter->loop);
+    if (status < 0 && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Clear(); /* the handler has seen to it */
+        status = 0;
     }
-    if (*previous != NULL) {
-        PyObject *args[] = {loop, *previous};
-        answer = aeb_call_builtin(state->leave_task, args, 2);
-        if (answer == NULL) {
-            Py_CLEAR(*previous);
-            return -1;
-        }
-        Py_DECREF(answer);
-    }
-    if (task != NULL) {
-        PyObject *args[] = {loop, task};
-        answer = aeb_call_builtin(state->enter_task, args, 2);
-        if (answer == NULL) {
-            Py_CLEAR(*previous);
-            return -1;
-        }
-        Py_DECREF(answer);
-    }
-    return 0;
-#endif
+    return status;
 }
 
 /* Enters a blank task as the current one. */
 static int
 enter_blank_task(aeb_starter *starter)
 {
-    PyObject *previous, *task = aeb_task_take(starter->state);
+    PyObject *task = aeb_task_take(starter->state);
     if (task == NULL) {
         return -1;
     }
-    if (switch_task(starter, task, &previous) < 0) {
+    if (set_current_task(starter, task) < 0) {
         aeb_task_give_back(starter->state, task);
         return -1;
     }
-    if (starter->task == NULL) {
-        starter->outer = previous;
-    }
-    else {
-        Py_XDECREF(previous);
-        Py_DECREF(starter->task);
-    }
+    Py_XDECREF(starter->task);
     aeb_task_fields_of(task)->starter = starter;
     starter->task = task;
     starter->spent = false;
     starter->references = Py_REFCNT(task);
+    starter->no_loop_calls = starter->state->no_loop_calls;
     return 0;
 }
 
@@ -302,30 +274,37 @@ aeb_starter_begin(aeb_starter *starter)
     starter->lazy = factory == NULL;
     Py_XDECREF(factory);
     starter->untracked = starter->lazy && state->n_live == 0 && starter->bus->max_concurrency == 0;
-    return starter->lazy ? enter_blank_task(starter) : 0;
+    if (!starter->lazy) {
+        return 0;
+    }
+    starter->outer = Py_XNewRef(PyDict_GetItemWithError(state->current_tasks, starter->loop));
+    if (starter->outer == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    if (enter_blank_task(starter) < 0) {
+        Py_CLEAR(starter->outer);
+        return -1;
+    }
+    return 0;
 }
 
 void
 aeb_starter_end(aeb_starter *starter, bool raised)
 {
-    PyObject *previous;
     if (starter->task == NULL) {
         return;
     }
     PyObject *exc = AEB_UNLIKELY(raised) ? aeb_take_exception() : NULL;
-    if (switch_task(starter, starter->outer, &previous) < 0) {
+    if (set_current_task(starter, starter->outer) < 0) {
         PyErr_WriteUnraisable(starter->loop);
     }
-    else {
-        Py_XDECREF(previous);
-    }
-    Py_CLEAR(starter->outer);
+    Py_XDECREF(starter->outer);
+    Py_XDECREF(starter->unchanged);
     if (starter->spent) {
-        Py_CLEAR(starter->task);
+        Py_DECREF(starter->task);
     }
     else {
         aeb_task_give_back(starter->state, starter->task);
-        starter->task = NULL;
     }
     if (AEB_UNLIKELY(raised)) {
         aeb_restore_exception_steal(exc);
@@ -337,7 +316,7 @@ static void
 finish_first_step(aeb_starter *starter, aeb_handler_task *self, bool raised)
 {
     PyObject *exc = raised ? aeb_take_exception() : NULL;
-    if (aeb_task_is_untouched(starter->task, starter->references)) {
+    if (aeb_task_is_untouched(starter)) {
         aeb_task_unassign(starter->task);
     }
     else {
@@ -367,7 +346,7 @@ suspend_first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *yield
         Py_CLEAR(yielded_steal);
     }
     Py_XSETREF(self->yielded, yielded_steal);
-    if (aeb_task_is_untouched(starter->task, starter->references)) {
+    if (aeb_task_is_untouched(starter)) {
         self->task = aeb_task_alloc(self, aeb_task_fields_of(starter->task)->context);
         aeb_task_unassign(starter->task);
         if (self->task == NULL) {
@@ -550,7 +529,11 @@ aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_t
     if (AEB_UNLIKELY(starter->spent) && enter_blank_task(starter) < 0) {
         return -1;
     }
-    PyObject *result = NULL, *context = PyContext_CopyCurrent();
+    PyObject *result = NULL, *context = starter->unchanged;
+    starter->unchanged = NULL;
+    if (context == NULL) {
+        context = PyContext_CopyCurrent();
+    }
     if (AEB_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
         Py_XDECREF(context);
         return -1;
@@ -558,6 +541,7 @@ aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_t
     starter->entry = entry;
     starter->context = context;
     starter->coro = NULL;
+    void *variables = ((void **)context)[state->context_word];
     state->n_live++;
     PySendResult sent = PYGEN_ERROR;
     PyObject *value = aeb_call_handler(entry->sub, entry->form, starter->occasion);
@@ -573,11 +557,17 @@ aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_t
     exit_context(starter, context, value == NULL || (sent == PYGEN_ERROR && is_coroutine));
     int status = 1;
     if (AEB_LIKELY(sent == PYGEN_RETURN && starter->delivery == NULL &&
-                   aeb_task_is_untouched(starter->task, starter->references))) {
+                   aeb_task_is_untouched(starter))) {
         state->n_live--;
         starter->entry = NULL;
         Py_DECREF(result); /* a handler's return value has no reader */
         Py_DECREF(value);
+        if (AEB_LIKELY(state->context_word > 0 && Py_REFCNT(context) == 1 &&
+                       ((void **)context)[state->context_word] == variables &&
+                       !aeb_has_weak_references(context))) {
+            starter->unchanged = context; /* see find_context_variables() */
+            return 1;
+        }
     }
     else {
         status = run_further(starter, context, value, sent, result, delivery);

@@ -25,12 +25,6 @@
  */
 #include "lazy_task.h"
 
-#if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED) && !defined(AEB_NO_LAZY_TASKS)
-#define LAZY_TASKS 1
-#else
-#define LAZY_TASKS 0
-#endif
-
 static inline PyTypeObject *
 task_type_of(PyObject *task)
 {
@@ -83,6 +77,79 @@ call_init(initproc init, PyObject *task, PyObject *coro, PyObject *kwargs_steal)
     return status;
 }
 
+/* Reads an attribute in the way of asyncio.Task; NULL, without an exception, when it has none. */
+static PyObject *
+task_attribute(PyObject *task, const char *name)
+{
+    PyObject *text = PyUnicode_FromString(name);
+    PyObject *value = text == NULL ? NULL : PyObject_GenericGetAttr(task, text);
+    Py_XDECREF(text);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+    }
+    return value;
+}
+
+/* What asyncio.Task itself has for an attribute that this subclass overrides. */
+static PyObject *
+base_attribute(PyObject *task, const char *name)
+{
+    PyTypeObject *base = task_type_of(task);
+    PyObject *value = NULL, *descriptor = PyObject_GetAttrString((PyObject *)base, name);
+    if (descriptor != NULL) {
+        value = Py_TYPE(descriptor)->tp_descr_get(descriptor, task, (PyObject *)base);
+        Py_DECREF(descriptor);
+    }
+    return value;
+}
+
+static void no_loop_dealloc(PyObject *self);
+
+static bool
+is_no_loop(PyObject *obj)
+{
+    return Py_TYPE(obj)->tp_dealloc == no_loop_dealloc;
+}
+
+/* The list of done-callbacks, as (callback, context); None when there are none. */
+static PyObject *
+callbacks_of(PyObject *task)
+{
+    PyObject *callbacks = base_attribute(task, "_callbacks");
+    if (callbacks == NULL || !PyList_Check(callbacks)) {
+        return callbacks;
+    }
+    for (Py_ssize_t i = PyList_GET_SIZE(callbacks) - 1; i >= 0; i--) {
+        PyObject *pair = PyList_GET_ITEM(callbacks, i);
+        if (PyTuple_Check(pair) && is_no_loop(PyTuple_GET_ITEM(pair, 0)) &&
+            PyList_SetSlice(callbacks, i, i + 1, NULL) < 0) {
+            Py_DECREF(callbacks);
+            return NULL;
+        }
+    }
+    if (PyList_GET_SIZE(callbacks) == 0) {
+        Py_SETREF(callbacks, Py_NewRef(Py_None));
+    }
+    return callbacks;
+}
+
+/* add_done_callback(callback, context=context).  0 or -1. */
+static int
+add_callback(PyObject *task, PyObject *callback, PyObject *context)
+{
+    PyObject *answer = NULL, *add = task_attribute(task, "add_done_callback");
+    PyObject *args = PyTuple_Pack(1, callback);
+    PyObject *kwargs = Py_BuildValue("{sO}", "context", context);
+    if (add != NULL && args != NULL && kwargs != NULL) {
+        answer = PyObject_Call(add, args, kwargs);
+    }
+    Py_XDECREF(add);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
 /* Task.__init__ with the arguments of make_blank_arguments().  It fills in every field, then asks
  * what stands for the loop to call it soon; that refuses, so it ends there and puts the task in no
  * list of tasks.  0 or -1. */
@@ -94,7 +161,7 @@ new_blank_task(aeb_state *state)
         return NULL;
     }
 #if PY_VERSION_HEX < 0x030B0000
-    PyObject *empty = PyContext_New();
+    PyObject *empty = PyContext_New(); /* its own, for it may be entered in several threads */
     if (empty == NULL || PyContext_Enter(empty) < 0) {
         Py_XDECREF(empty);
         Py_DECREF(task);
@@ -111,6 +178,8 @@ new_blank_task(aeb_state *state)
     if (status < 0 && PyErr_ExceptionMatches(state->no_loop_error)) {
         PyErr_Clear();
         status = PyObject_GenericSetAttr(task, state->str_log_destroy_pending, Py_False);
+        /* Should somebody end it by force, it asks to have this called soon. */
+        status = status < 0 ? -1 : add_callback(task, state->no_loop, state->empty_context);
     }
     else if (status == 0) {
         PyErr_SetString(PyExc_SystemError, "asyncio.Task did not use its loop");
@@ -173,19 +242,6 @@ typedef struct {
     bool must_cancel;
 } lazy_marks;
 
-/* Reads an attribute in the way of asyncio.Task; NULL, without an exception, when it has none. */
-static PyObject *
-task_attribute(PyObject *task, const char *name)
-{
-    PyObject *text = PyUnicode_FromString(name);
-    PyObject *value = text == NULL ? NULL : PyObject_GenericGetAttr(task, text);
-    Py_XDECREF(text);
-    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
-    }
-    return value;
-}
-
 static void
 marks_clear(lazy_marks *marks)
 {
@@ -205,7 +261,7 @@ marks_read(PyObject *task, lazy_marks *marks)
     marks->must_cancel = must_cancel == Py_True;
     Py_XDECREF(must_cancel);
     marks->message = PyErr_Occurred() ? NULL : task_attribute(task, "_cancel_message");
-    marks->callbacks = PyErr_Occurred() ? NULL : task_attribute(task, "_callbacks");
+    marks->callbacks = PyErr_Occurred() ? NULL : callbacks_of(task);
     PyObject *attributes = PyErr_Occurred() ? NULL : PyObject_GenericGetDict(task, NULL);
     if (attributes != NULL) {
         marks->attributes = PyDict_Copy(attributes);
@@ -230,23 +286,11 @@ add_callbacks(PyObject *task, PyObject *callbacks)
 {
     Py_ssize_t n = callbacks == NULL || callbacks == Py_None ? 0 : PyList_GET_SIZE(callbacks);
     for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *callback, *context, *answer = NULL;
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(callbacks, i), "OO", &callback, &context)) {
+        PyObject *callback, *context;
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(callbacks, i), "OO", &callback, &context) ||
+            add_callback(task, callback, context) < 0) {
             return -1;
         }
-        PyObject *add = task_attribute(task, "add_done_callback");
-        PyObject *args = PyTuple_Pack(1, callback);
-        PyObject *kwargs = Py_BuildValue("{sO}", "context", context);
-        if (add != NULL && args != NULL && kwargs != NULL) {
-            answer = PyObject_Call(add, args, kwargs);
-        }
-        Py_XDECREF(add);
-        Py_XDECREF(args);
-        Py_XDECREF(kwargs);
-        if (answer == NULL) {
-            return -1;
-        }
-        Py_DECREF(answer);
     }
     return 0;
 }
@@ -401,8 +445,6 @@ aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
 
 /* ---- the Python type ------------------------------------------------------------------------- */
 
-#if LAZY_TASKS
-
 /* Whether reading this attribute leaves a task as it was. */
 static bool
 only_reads(aeb_state *state, PyObject *name)
@@ -484,6 +526,12 @@ lazy_coro_attribute(PyObject *task, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+lazy_callbacks_attribute(PyObject *task, void *Py_UNUSED(closure))
+{
+    return callbacks_of(task);
+}
+
+static PyObject *
 lazy_delivery_attribute(PyObject *task, void *Py_UNUSED(closure))
 {
     PyObject *delivery = (PyObject *)aeb_task_fields_of(task)->delivery;
@@ -492,10 +540,21 @@ lazy_delivery_attribute(PyObject *task, void *Py_UNUSED(closure))
 
 #if PY_VERSION_HEX >= 0x030C0000
 static PyObject *
+base_method(PyObject *task, const char *name)
+{
+    PyObject *answer = NULL, *method = base_attribute(task, name);
+    if (method != NULL) {
+        answer = PyObject_CallNoArgs(method);
+        Py_DECREF(method);
+    }
+    return answer;
+}
+
+static PyObject *
 lazy_get_context(PyObject *task, PyObject *Py_UNUSED(ignored))
 {
     PyObject *context = aeb_task_fields_of(task)->context;
-    return Py_NewRef(context != NULL ? context : Py_None);
+    return context != NULL ? Py_NewRef(context) : base_method(task, "get_context");
 }
 #endif
 
@@ -565,6 +624,7 @@ static PyMethodDef lazy_methods[] = {
 static PyGetSetDef lazy_getset[] = {
     {"_loop", lazy_loop_attribute, NULL, NULL, NULL},
     {"_coro", lazy_coro_attribute, NULL, NULL, NULL},
+    {"_callbacks", lazy_callbacks_attribute, NULL, NULL, NULL},
     {"_delivery", lazy_delivery_attribute, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -592,9 +652,12 @@ no_loop_call_soon(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t P
                   PyObject *Py_UNUSED(kwnames))
 {
     aeb_state *state = aeb_state_of_type(Py_TYPE(self));
-    if (state != NULL && state->no_loop_error != NULL) {
-        PyErr_SetNone(state->no_loop_error);
+    if (state == NULL || state->no_loop_error == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
+        return NULL;
     }
+    state->no_loop_calls++;
+    PyErr_SetNone(state->no_loop_error);
     return NULL;
 }
 
@@ -683,6 +746,91 @@ is_c_task(PyObject *task_class)
     return result;
 }
 
+/* Finds asyncio's table of current tasks, a dict from loop to task, and tries whether it is the one
+ * that current_task() looks into.  1 when it is, 0 when it is not, -1. */
+static int
+find_current_tasks(aeb_state *state)
+{
+    PyObject *found = NULL, *tasks = NULL, *module = PyImport_ImportModule("_asyncio");
+    if (module != NULL) {
+        tasks = PyObject_GetAttrString(module, "_current_tasks");
+        Py_DECREF(module);
+    }
+    if (tasks == NULL || !PyDict_CheckExact(tasks) ||
+        PyDict_SetItem(tasks, state->no_loop, state->no_loop) < 0) {
+        Py_XDECREF(tasks);
+        return PyErr_Occurred() ? aeb_clear_ordinary_exception() : 0;
+    }
+    found = PyObject_CallOneArg(state->current_task, state->no_loop);
+    bool is_it = found == state->no_loop;
+    Py_XDECREF(found);
+    PyErr_Clear();
+    if (PyDict_DelItem(tasks, state->no_loop) < 0 || !is_it) {
+        Py_DECREF(tasks);
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    Py_XSETREF(state->current_tasks, tasks);
+    return 1;
+}
+
+static PyObject *
+context_after_set(PyObject *variable, PyObject *value)
+{
+    PyObject *token = PyContextVar_Set(variable, value);
+    PyObject *context = token == NULL ? NULL : PyContext_CopyCurrent();
+    Py_XDECREF(token);
+    return context;
+}
+
+/* A context that a handler has not changed can serve the next handler of the emission as well, and
+ * that it has not been changed shows at once: contexts hold their variables in an immutable map, so
+ * an unchanged one still holds the same.  There is no function to ask for the map, so this looks for
+ * the word of a context object in which it is held, by trial: the one that two contexts with equal
+ * history share and that a change alters.  Only that word is ever compared, nothing is read through
+ * it.  Where no word stands the trial every handler gets a new context. */
+static int
+find_context_variables(aeb_state *state)
+{
+    state->context_word = 0;
+    PyObject *variable = PyContextVar_New("agent_event_bus.trial", NULL);
+    PyObject *outer = PyContext_New(), *copies[4] = {NULL}, *values[] = {Py_None, Py_True, Py_None};
+    int status = variable == NULL || outer == NULL ? -1 : PyContext_Enter(outer);
+    if (status == 0) {
+        for (int i = 0; i < 3; i++) {
+            copies[i] = context_after_set(variable, values[i]);
+            status |= copies[i] == NULL ? -1 : 0;
+        }
+        copies[3] = PyContext_CopyCurrent();
+        status |= copies[3] == NULL ? -1 : 0;
+        (void)PyContext_Exit(outer);
+    }
+    if (status == 0) {
+        Py_ssize_t n = Py_TYPE(outer)->tp_basicsize / (Py_ssize_t)sizeof(void *);
+        void **words[4];
+        for (int i = 0; i < 4; i++) {
+            words[i] = (void **)copies[i];
+        }
+        Py_ssize_t first = (Py_ssize_t)(sizeof(PyObject) / sizeof(void *)), found = 0;
+        for (Py_ssize_t word = first; word < n; word++) {
+            if (words[2][word] == words[3][word] && words[2][word] != NULL &&
+                words[0][word] != words[1][word] && words[1][word] != words[2][word] &&
+                words[0][word] != words[2][word]) {
+                state->context_word = word;
+                found++;
+            }
+        }
+        if (found != 1 || Py_TYPE(outer)->tp_weaklistoffset <= 0) {
+            state->context_word = 0;
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        Py_XDECREF(copies[i]);
+    }
+    Py_XDECREF(variable);
+    Py_XDECREF(outer);
+    return status;
+}
+
 static int
 make_no_loop(aeb_state *state)
 {
@@ -692,6 +840,7 @@ make_no_loop(aeb_state *state)
         return -1;
     }
     state->no_loop = type->tp_alloc(type, 0);
+    state->no_loop_calls = 0;
     Py_DECREF(type);
     state->no_loop_error =
         PyErr_NewException("agent_event_bus._core.NoLoopError", PyExc_Exception, NULL);
@@ -710,6 +859,10 @@ make_blank_arguments(aeb_state *state)
     }
     Py_XSETREF(state->blank_args, PyTuple_Pack(1, coro));
     Py_DECREF(coro);
+    Py_XSETREF(state->empty_context, PyContext_New());
+    if (state->empty_context == NULL) {
+        return -1;
+    }
     PyObject *kwargs = PyDict_New();
     Py_XSETREF(state->blank_kwargs, kwargs);
     if (state->blank_args == NULL || kwargs == NULL ||
@@ -718,12 +871,9 @@ make_blank_arguments(aeb_state *state)
         return -1;
     }
 #if PY_VERSION_HEX >= 0x030B0000
-    PyObject *context = PyContext_New();
-    if (context == NULL || PyDict_SetItem(kwargs, state->str_context, context) < 0) {
-        Py_XDECREF(context);
+    if (PyDict_SetItem(kwargs, state->str_context, state->empty_context) < 0) {
         return -1;
     }
-    Py_DECREF(context);
 #endif
     return 0;
 }
@@ -731,24 +881,21 @@ make_blank_arguments(aeb_state *state)
 int
 aeb_task_load(aeb_state *state, PyObject *task_class)
 {
-    if (!is_c_task(task_class)) {
+    if (!AEB_LAZY_TASKS || !is_c_task(task_class)) {
         return 0;
     }
-    if ((state->no_loop == NULL && make_no_loop(state) < 0) || make_blank_arguments(state) < 0) {
+    if (state->no_loop == NULL && make_no_loop(state) < 0) {
+        return -1;
+    }
+    int status = find_current_tasks(state);
+    if (status <= 0) {
+        return status;
+    }
+    if (find_context_variables(state) < 0 || make_blank_arguments(state) < 0) {
         return -1;
     }
     return make_type(state, (PyTypeObject *)task_class);
 }
-
-#else
-
-int
-aeb_task_load(aeb_state *Py_UNUSED(state), PyObject *Py_UNUSED(task_class))
-{
-    return 0;
-}
-
-#endif
 
 void
 aeb_task_forget(aeb_state *state)

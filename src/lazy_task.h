@@ -4,6 +4,12 @@
 
 #include "handler_task.h"
 
+#if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED) && !defined(AEB_NO_LAZY_TASKS)
+#define AEB_LAZY_TASKS 1
+#else
+#define AEB_LAZY_TASKS 0
+#endif
+
 /* Creates the task type as a subclass of `task_class`, asyncio.Task.  0, also where that cannot be
  * done (see lazy_task.c): then state->lazy_task_type stays NULL.  -1 with an exception. */
 int aeb_task_load(aeb_state *state, PyObject *task_class);
@@ -36,13 +42,20 @@ aeb_task_fields_of(PyObject *task)
 /* Gives a blank task the delivery whose first step runs under it. */
 void aeb_task_assign(PyObject *task, aeb_handler_task *delivery, PyObject *context);
 
-/* After a first step that was also the last: whether nobody has kept the task or left anything in
- * it.  `references` is how many its starter can account for. */
 static inline bool
-aeb_task_is_untouched(PyObject *task, Py_ssize_t references)
+aeb_has_weak_references(PyObject *obj)
 {
-    return !aeb_task_fields_of(task)->touched && Py_REFCNT(task) == references &&
-           *(PyObject **)((char *)task + Py_TYPE(task)->tp_weaklistoffset) == NULL;
+    return *(PyObject **)((char *)obj + Py_TYPE(obj)->tp_weaklistoffset) != NULL;
+}
+
+/* After a first step: whether nobody has kept the starter's task or left anything in it. */
+static inline bool
+aeb_task_is_untouched(const aeb_starter *starter)
+{
+    return !aeb_task_fields_of(starter->task)->touched &&
+           Py_REFCNT(starter->task) == starter->references &&
+           starter->no_loop_calls == starter->state->no_loop_calls &&
+           !aeb_has_weak_references(starter->task);
 }
 
 /* Makes an untouched task blank again. */
