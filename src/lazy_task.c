@@ -505,12 +505,17 @@ lazy_get_loop(PyObject *task, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(delivery != NULL && delivery->loop != NULL ? delivery->loop : Py_None);
 }
 
-/* The handler's own coroutine; None when it is over, as for an eager task that has finished. */
+/* The handler's own coroutine; the delivery, a coroutine as well, where there is none: the handler
+ * is over, or returned a future.  asyncio's repr() of a task before 3.11 insists on a coroutine. */
 static PyObject *
 lazy_get_coro(PyObject *task, PyObject *Py_UNUSED(ignored))
 {
     aeb_handler_task *delivery = aeb_task_fields_of(task)->delivery;
-    return Py_NewRef(delivery != NULL && delivery->inner != NULL ? delivery->inner : Py_None);
+    if (delivery == NULL) {
+        Py_RETURN_NONE;
+    }
+    bool has_coroutine = delivery->inner != NULL && PyCoro_CheckExact(delivery->inner);
+    return Py_NewRef(has_coroutine ? delivery->inner : (PyObject *)delivery);
 }
 
 static PyObject *
@@ -613,7 +618,7 @@ static PyMethodDef lazy_methods[] = {
     {"set_name", lazy_set_name, METH_O, PyDoc_STR("Give the task another name.")},
     {"get_loop", lazy_get_loop, METH_NOARGS, PyDoc_STR("The event loop of the task.")},
     {"get_coro", lazy_get_coro, METH_NOARGS,
-     PyDoc_STR("The coroutine of the handler, or None when it is over.")},
+     PyDoc_STR("The coroutine of the handler.")},
 #if PY_VERSION_HEX >= 0x030C0000
     {"get_context", lazy_get_context, METH_NOARGS,
      PyDoc_STR("The context that the handler runs in.")},
