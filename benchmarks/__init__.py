@@ -1,1 +1,5 @@
-"""Benchmarks of agent_event_bus; run one as a module, such as `python -m benchmarks.emit`."""
+"""Benchmarks of agent_event_bus beside the field's other in-process buses.
+
+`python -m benchmarks` runs all suites and fills the tables of docs/performance.md, each suite has a
+module of its own, and `python -m benchmarks.instructions --check` counts instructions.
+"""
