@@ -199,13 +199,12 @@ class Column:
     def ratio(self, label: str, to: str | None = None) -> Spread | None:
         """Return the spread of the rounds' ratios to another row, by default the baseline.
 
-        None when one of the two has no samples.
+        None when one of the two has no samples. A round in which the other row came out at
+        nothing, such as memory that was there already, gives no ratio.
         """
-        ours, theirs = self.samples.get(label), self.samples.get(to or self.baseline)
-        if not ours or not theirs:
-            return None
-        # A turn can come out at nothing when it was hardly longer than the empty loop.
-        return Spread.of([mine / max(other, 1e-3) for mine, other in zip(ours, theirs)])
+        ours, theirs = self.samples.get(label, []), self.samples.get(to or self.baseline, [])
+        ratios = [mine / other for mine, other in zip(ours, theirs) if other > 0]
+        return Spread.of(ratios) if ratios else None
 
 
 @dataclass
