@@ -65,7 +65,7 @@ def drawn(panel: Panel, top: int) -> list[str]:
         kind = "one" if power == 0 else "grid"
         parts.append(f'<path class="{kind}" d="M{at:.1f} {top + HEAD - 4}V{bottom}"/>')
         parts.append(
-            f'<text class="axis" x="{at:.1f}" y="{bottom + 15}">{10.0**power:,.10g}×</text>'
+            f'<text class="axis" x="{at:.1f}" y="{bottom + 15}">{10.0**power:,.10g}x</text>'
         )
     for index, (label, ratio) in enumerate(panel.bars):
         y = top + HEAD + index * (BAR + GAP)

@@ -67,7 +67,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how long a row is timed in each round, in milliseconds (default: 20)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="write the documents there, not over the old ones"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write the documents there, not over the old ones",
     )
     parser.add_argument("--no-write", action="store_true", help="only print the tables")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")

@@ -71,7 +71,9 @@ def run(pace: Pace) -> list[Table]:
     """Measure all peers with each number of handlers."""
     columns = [measure(heading(count), rows(count), INLINE, pace) for count in COUNTS]
     notes = {peer.label: peer.note for peer in PEERS if peer.awaits_emit}
-    return [Table("emit", "emit, sync handlers that do nothing", list(rows(0)), columns, "ns", notes)]
+    return [
+        Table("emit", "emit, sync handlers that do nothing", list(rows(0)), columns, "ns", notes)
+    ]
 
 
 def complaints(tables: Sequence[Table], limit: float) -> list[str]:

@@ -161,10 +161,12 @@ def rows(
     kind: str, count: int, *baselines: tuple[str, Callable[[list[Handler]], Statement]]
 ) -> dict[str, Prepare]:
     """Return what prepares the baselines and all peers, with handlers of a kind."""
-    peers = [(peer.label, functools.partial(awaited, peer=peer)) for peer in PEERS]
+    found: dict[str, Callable[[list[Handler]], Statement]] = dict(baselines)
+    for peer in PEERS:
+        found[peer.label] = functools.partial(awaited, peer=peer)
     return {
         label: functools.partial(prepared, row=row, kind=kind, count=count)
-        for label, row in [*baselines, *peers]
+        for label, row in found.items()
     }
 
 
@@ -179,9 +181,7 @@ def run(pace: Pace) -> list[Table]:
     notes = {peer.label: peer.note for peer in PEERS if peer.note and not peer.awaits_emit}
     notes[SEQUENTIAL] = "handlers do not overlap"
 
-    def table(
-        key: str, title: str, baseline: str, columns: dict[str, dict[str, Prepare]]
-    ) -> Table:
+    def table(key: str, title: str, baseline: str, columns: dict[str, dict[str, Prepare]]) -> Table:
         measured = [measure(name, rows, baseline, pace) for name, rows in columns.items()]
         labels = list(next(iter(columns.values())))
         return Table(key, title, labels, measured, "ns", notes)
@@ -233,7 +233,13 @@ TARGETS = (
         "10 handlers, than gather", "never_suspending", heading(10), GATHER, OURS, 25, faster=True
     ),
     target(
-        "10 suspending handlers, than gather", "suspending", SLEEPING, GATHER, OURS, 1.8, faster=True
+        "10 suspending handlers, than gather",
+        "suspending",
+        SLEEPING,
+        GATHER,
+        OURS,
+        1.8,
+        faster=True,
     ),
     target("1 sync handler, of the loop by hand", "sync_only", heading(1), OURS, BY_HAND, 1.5),
     target("10 sync handlers, of the loop by hand", "sync_only", heading(10), OURS, BY_HAND, 1.5),

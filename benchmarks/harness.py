@@ -7,8 +7,8 @@
   hits all of them. What an empty loop costs is measured in the same rounds and taken off.
 - A ratio is made of two times of the same round; what is reported is the median of the rounds'
   ratios and their quartiles.
-- The garbage collector is switched off during a turn and run before each round; what was prepared is
-  frozen first, so that its size does not matter.
+- The garbage collector is switched off during a turn and run before each round; what was prepared
+  is frozen first, so that its size does not matter.
 - Before it is timed, each statement has to prove that it reaches every handler exactly once, with
   the payload.
 """
@@ -218,6 +218,8 @@ class Table:
         columns: what was measured.
         unit: of the samples, such as "ns".
         notes: by label, what the reader of a row has to know.
+        absolute: whether the figures themselves are shown and not their ratios, because they do not
+            depend on the moment at which they were taken.
     """
 
     key: str
@@ -226,6 +228,7 @@ class Table:
     columns: list[Column]
     unit: str = "ns"
     notes: dict[str, str] = field(default_factory=dict)
+    absolute: bool = False
 
     def column(self, heading: str) -> Column:
         """Return the column with that heading."""
@@ -286,7 +289,7 @@ class Suite:
         """Return, a sentence each, what the tables do not reach."""
         if self.complaints is not None and self.default_limit is not None:
             return self.complaints(tables, self.default_limit if limit is None else limit)
-        found = []
+        found: list[str] = []
         for target in self.targets:
             ratio = target.measured(tables)
             if ratio is None:

@@ -4,19 +4,21 @@
     python -m benchmarks.instructions --update      write the figures of this interpreter
 
 Time on a shared machine varies by more than a regression worth catching; the number of instructions
-that callgrind counts does not. A workload runs twice under valgrind, with two numbers of calls, and the
-difference divided by that of the calls is what one call takes: starting up, importing and warming up
-cancel out. The environment is fixed, strings hash with a fixed seed, and the collector is off.
+that callgrind counts does not. A workload runs twice under valgrind, with two numbers of calls, and
+the difference divided by that of the calls is what one call takes: starting up, importing and
+warming up cancel out. The environment is fixed, strings hash with a fixed seed, and the collector
+is off.
 
 Two figures are committed for each workload, by version of Python and machine architecture:
 
-- `core`: the instructions inside our compiled module, from callgrind's records by object file. Another
-  build of the interpreter leaves them alone, so they are always checked. Another compiler may change
-  them; the one that was used stands beside the figures, and a complaint says when it is another.
-- `total`: those of the whole process, the interpreter, asyncio and libc included. They show what the
-  other figure cannot: work that moved out of our module into calls of the interpreter. Builds of the
-  interpreter differ in them by far more than 5 %, so they are checked only with the very build that
-  is named beside the figures, and printed otherwise.
+- `core`: the instructions inside our compiled module, from callgrind's records by object file.
+  Another build of the interpreter leaves them alone, so they are always checked. Another compiler
+  may change them; the one that was used stands beside the figures, and a complaint says when it is
+  another.
+- `total`: those of the whole process, the interpreter, asyncio and libc included. They show what
+  the other figure cannot: work that moved out of our module into calls of the interpreter. Builds
+  of the interpreter differ in them by far more than 5 %, so they are checked only with the very
+  build that is named beside the figures, and printed otherwise.
 
 The exit status is 77, as of a test that cannot run here, when there is no valgrind. An interpreter
 without figures is an error: run `--update` and commit benchmarks/instructions.json.
@@ -28,7 +30,6 @@ import argparse
 import asyncio
 import gc
 import json
-import os
 import platform
 import re
 import shutil
@@ -196,9 +197,11 @@ def counted(workload: str, calls: int) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "callgrind.out"
         done = subprocess.run(
-            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet"]
-            + [sys.executable, "-S", str(Path(__file__).resolve())]
-            + ["--perform", workload, str(calls)],
+            [
+                *("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet"),
+                *(sys.executable, "-S", str(Path(__file__).resolve())),
+                *("--perform", workload, str(calls)),
+            ],
             # No more than what is named here, so that the caller's environment changes nothing.
             env={
                 "PATH": "/usr/bin:/bin",
@@ -257,8 +260,8 @@ def grown(
     Args:
         committed: the figures to compare with, as `counts`.
         counts: by workload, the instructions of a call by `core` and `total`.
-        same_interpreter: whether both are of the same build of the interpreter; only then the totals
-            are compared.
+        same_interpreter: whether both are of the same build of the interpreter; only then the
+            totals are compared.
     """
     found = []
     for workload, now in counts.items():

@@ -3,8 +3,8 @@
     python -m benchmarks.memory
 
 Names and handlers exist before the measurement begins; what is counted is what the bus adds. In one
-process tracemalloc counts what Python's allocators gave out; in others, without it, the resident set
-is read before and after, which has what malloc and the allocators keep in reserve in it too.
+process tracemalloc counts what Python's allocators gave out; in others, without it, the resident
+set is read before and after, which has what malloc and the allocators keep in reserve in it too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Column, Handlers, Pace, Suite, Table, UnsupportedError
+from benchmarks.harness import Column, Handler, Pace, Suite, Table, UnsupportedError
 from benchmarks.peers import PEERS
 
 DICT = "dict of lists"
@@ -27,6 +27,8 @@ PER_NAME = {"a name each": 1, "100 to a name": 100}
 WAYS = ("tracemalloc", "RSS")
 PROCESSES = 3
 """How many processes the resident set is measured in; tracemalloc's figures do not vary."""
+PATIENCE = 20.0
+"""How long a process may take, in seconds; one bus takes time that grows with the square."""
 
 
 def resident() -> int:
@@ -36,6 +38,15 @@ def resident() -> int:
     except OSError:
         raise UnsupportedError("needs /proc") from None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def handler() -> Handler:
+    """Return a new function that does nothing."""
+
+    def ignore(payload: object) -> None:
+        pass
+
+    return ignore
 
 
 def probe(label: str, way: str, per_name: int, count: int) -> float:
@@ -48,7 +59,7 @@ def probe(label: str, way: str, per_name: int, count: int) -> float:
         count: how many subscriptions there are in all.
     """
     names = [f"event_{index // per_name}" for index in range(count)]
-    handlers = Handlers().make("sync", count)
+    handlers = [handler() for _ in range(count)]
     table: dict[str, list[Any]] = {}
     peer = next((peer for peer in PEERS if peer.label == label), None)
     bus = peer.new() if peer is not None else None
@@ -61,11 +72,10 @@ def probe(label: str, way: str, per_name: int, count: int) -> float:
         tracemalloc.start()
     before = used()
     if peer is None:
-        for name, handler in zip(names, handlers):
-            table.setdefault(name, []).append(handler)
+        for name, function in zip(names, handlers):
+            table.setdefault(name, []).append(function)
     else:
-        for name, handler in zip(names, handlers):
-            peer.on(bus, name, handler)
+        peer.preload(bus, names, handlers)
     return (used() - before) / count
 
 
@@ -73,17 +83,24 @@ def probed(label: str, way: str, per_name: int, count: int) -> float:
     """Return the same from a process of its own.
 
     Raises:
-        UnsupportedError: it failed there; the last line that it wrote says why.
+        UnsupportedError: it failed there, and the last line that it wrote says why, or it took too
+            long.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "--probe", label, way]
-        + [str(per_name), str(count)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "benchmarks.memory", "--probe"),
+                *(label, way, str(per_name), str(count)),
+            ],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnsupportedError(f"not done within {PATIENCE:g} s") from None
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2]
         missing = reason.startswith("ModuleNotFoundError")
@@ -112,7 +129,7 @@ def run(pace: Pace) -> list[Table]:
                         column.samples.setdefault(label, []).append(figure)
             columns.append(column)
     title = f"memory of a subscription, {count:,} of them"
-    return [Table("memory", title, labels, columns, "bytes")]
+    return [Table("memory", title, labels, columns, "bytes", absolute=True)]
 
 
 SUITE = Suite("memory", run)

@@ -73,15 +73,8 @@ class Peer:
         """Return the label, with the version of the distribution that is installed."""
         if self.distribution is None:
             return self.label
-        try:
-            found = next(
-                metadata.distributions(
-                    name=self.distribution, path=[*self.path(), *sys.path]
-                ),
-                None,
-            )
-        except OSError:
-            found = None
+        places = [*self.path(), *sys.path]
+        found = next(iter(metadata.distributions(name=self.distribution, path=places)), None)
         return f"{self.label} {found.version}" if found is not None else self.label
 
     def new(self) -> Any:
@@ -101,6 +94,11 @@ class Peer:
     def on(self, bus: Any, name: str, handler: Handler) -> None:
         """Subscribe a handler to the events with a name."""
         bus.on(name, handler)
+
+    def preload(self, bus: Any, names: Sequence[str], handlers: Sequence[Handler]) -> None:
+        """Subscribe many handlers, each to the name at its place, before anything is measured."""
+        for name, handler in zip(names, handlers):
+            self.on(bus, name, handler)
 
     def on_any(self, bus: Any, handler: Handler) -> None:
         """Subscribe a handler, with `any_parameters`, to all events."""
@@ -167,40 +165,12 @@ class Ours(Peer):
         return self.emission(bus)
 
 
-class PlainBus:
-    """What a careful user writes in Python: a dict of lists, a snapshot, a try around each call."""
-
-    def __init__(self) -> None:
-        self._handlers: dict[str, list[Handler]] = {}
-
-    def on(self, name: str, handler: Handler) -> None:
-        """Register `handler` for the events called `name`."""
-        self._handlers.setdefault(name, []).append(handler)
-
-    def off(self, name: str, handler: Handler) -> None:
-        """Remove `handler`; ValueError or KeyError when it is not there."""
-        handlers = self._handlers[name]
-        handlers.remove(handler)
-        if not handlers:
-            del self._handlers[name]
-
-    def emit(self, name: str, payload: object = None) -> int:
-        """Call every handler of `name` with `payload` and return how many were called."""
-        handlers = tuple(self._handlers.get(name, ()))
-        for handler in handlers:
-            try:
-                handler(payload)
-            except Exception:
-                log.exception("Handler raised on event %r", name)
-        return len(handlers)
-
-
 class Plain(Peer):
-    """The bus in plain Python above."""
+    """The bus in plain Python of plain.py."""
 
     label = PLAIN
     distribution = None
-    module = "benchmarks.peers"
+    module = "benchmarks.plain"
     cannot_await = "has no async handlers"
     kind = "PlainBus"
     on_failure = "logs it and goes on"
@@ -542,6 +512,11 @@ class Bubus(Peer):
     def event_name(self, name: str) -> str:
         """Return the name as an identifier."""
         return name.replace(".", "_")
+
+    def preload(self, bus: Any, names: Sequence[str], handlers: Sequence[Handler]) -> None:
+        """Fill the public dict; `on` looks at all earlier handlers of a name: minutes."""
+        for name, handler in zip(names, handlers):
+            bus.handlers[name].append(handler)
 
     def event_type(self) -> Any:
         """Return a model with the name of EVENT and a payload of any type."""

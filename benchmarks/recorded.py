@@ -3,10 +3,10 @@
     AEB_TRACE=runs.jsonl python -m benchmarks.recorded
 
 The recording has one JSON object a line, `{"event": NAME, "payload": {...}}`. Each event is emitted
-with `emit_async` to a sync cost tracker of the model's answers, an async tracer of requests and tools
-that never suspends, and an audit of every event, which keeps the last thousand. One call is the whole
-recording, read beforehand. A peer without handlers of all events has the audit subscribed to each
-name of the recording.
+with `emit_async` to a sync cost tracker of the model's answers, an async tracer of requests and
+tools that never suspends, and an audit of every event, which keeps the last thousand. One call is
+the whole recording, read beforehand. A peer without handlers of all events has the audit subscribed
+to each name of the recording.
 """
 
 from __future__ import annotations

@@ -59,8 +59,7 @@ def by_hand(handlers: Handlers, *, count: int, same: bool) -> Statement:
 def registering(handlers: Handlers, *, peer: Peer, count: int, same: bool) -> Statement:
     """Prepare a peer's subscription and removal."""
     bus = peer.make()
-    for name, handler in zip(others(count, same=same), Handlers().make("sync", count)):
-        peer.on(bus, name, handler)
+    peer.preload(bus, others(count, same=same), Handlers().make("sync", count))
     return peer.registration(bus, ignore)
 
 

@@ -1,7 +1,7 @@
 """Tables of results as Markdown and JSON, and the places in the documents where they go.
 
-A generated part stands between two comments, `<!-- benchmarks: NAME -->` and `<!-- /benchmarks -->`;
-what is around it is written by hand and stays as it is.
+A generated part stands between the comments `<!-- benchmarks: NAME -->` and
+`<!-- /benchmarks -->`; what is around it is written by hand and stays as it is.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def cell(column: Column, label: str, unit: str) -> str:
+def cell(column: Column, label: str, table: Table) -> str:
     """Return a row's ratio to the baseline with its quartiles; for the baseline its figure too."""
     figure, ratio = column.figure(label), column.ratio(label)
+    if figure is not None and table.absolute:
+        return spread(figure)
     if figure is None or ratio is None:
         return "-"
     if label == column.baseline:
-        return f"1.00 = {number(figure.median)} {unit}"
+        return f"1.00 = {number(figure.median)} {table.unit}"
     return spread(ratio)
 
 
@@ -85,10 +87,11 @@ def table_text(table: Table, titles: Mapping[str, str]) -> str:
         table: what was measured.
         titles: what stands in the rows, by label, where that is not the label itself.
     """
-    heads = [f"{table.title} (ratio)", *(column.heading for column in table.columns)]
+    shown = table.unit if table.absolute else "ratio"
+    heads = [f"{table.title} ({shown})", *(column.heading for column in table.columns)]
     rows = [heads]
     for label in table.rows:
-        cells = [cell(column, label, table.unit) for column in table.columns]
+        cells = [cell(column, label, table) for column in table.columns]
         rows.append([titles.get(label, label), *cells])
     parts = [markdown(rows)] if table.columns else [f"No figures for {table.title}."]
     notes = remarks(table, titles)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.wildcard
 
-agent_event_bus has exact names and "*" so far; patterns of segments, such as "tool.*", are not there
-yet, so the columns with many keys have exact names. A new kind of key is a new `Scene`.
+agent_event_bus has exact names and "*" so far; patterns of segments, such as "tool.*", are not
+there yet, so the columns with many keys have exact names. A new kind of key is a new `Scene`.
 """
 
 from __future__ import annotations

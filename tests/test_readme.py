@@ -243,7 +243,8 @@ def anchors(document: Path) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_every_relative_link_leads_somewhere(document: Path) -> None:
     text = prose(document)
-    assert "![" not in text, "an image would not be shown on the package index"
+    if document.parent == ROOT:
+        assert "![" not in text, "an image would not be shown on the package index"
     for target in re.findall(r"\]\(([^)]+)\)", text):
         path, _, anchor = target.partition("#")
         if re.match(r"https?://", target):
@@ -261,19 +262,20 @@ def test_the_architecture_lists_every_source_file() -> None:
     assert listed == {file.name for file in present if file.suffix != ".pyd"}
 
 
-def test_the_changelog_begins_with_this_version() -> None:
+def test_the_newest_version_of_the_changelog_is_this_one() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    newest = re.search(r"^## \[(.+?)\]", text, re.MULTILINE)
+    newest = re.search(r"^## \[(?!Unreleased)(.+?)\]", text, re.MULTILINE)
     assert newest is not None
     assert newest[1] == agent_event_bus.__version__
 
 
 def test_the_figures_of_the_readme_are_those_of_the_measurement() -> None:
     measured = {
-        row[0]: [re.findall(r"\(([\d.]+)\)", cell) for cell in row[1:]]
+        row[0]: [cell.split()[0] for cell in row[1:]]
         for row in rows(section(DOCS / "performance.md", "emit"))
     }
     quoted = rows(section(README, "Figures"))
     assert len(quoted) >= 8
     for label, *ratios in quoted:
-        assert measured[label] == [[ratio] for ratio in ratios], label
+        # The README leaves out the last column, of 100 handlers.
+        assert measured[label][:-1] == ratios, label
