@@ -107,8 +107,8 @@ WORKLOADS: dict[str, tuple[bool, Callable[[], Callable[[object], Any]], int]] = 
 """By name, whether it is awaited, what makes a handler, and how many there are."""
 
 
-def perform(workload: str, calls: int) -> None:
-    """Emit that many times, after the warm-up."""
+def perform(workload: str, calls: int) -> int:
+    """Emit that many times, after the warm-up, and return how often handlers were called."""
     from agent_event_bus import EventBus
 
     awaited, make, count = WORKLOADS[workload]
@@ -129,12 +129,12 @@ def perform(workload: str, calls: int) -> None:
         await emit_async(WARM_UP)
         await emit_async(calls)
 
-    gc.disable()
     if awaited:
         asyncio.run(both())
     else:
         emit(WARM_UP)
         emit(calls)
+    return sum(subscription.calls for subscription in bus.handlers(EVENT))
 
 
 # Counting -----------------------------------------------------------------------------------------
@@ -343,6 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--perform"]:
+        gc.disable()
         perform(sys.argv[2], int(sys.argv[3]))
         sys.exit()
     sys.exit(main())
