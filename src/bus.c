@@ -1,9 +1,8 @@
 /* EventBus: argument parsing, decorators, GC.  Everything else is delegated. */
 #include "bus.h"
 
-#include "dispatch.h"
 #include "emission.h"
-#include "handler_task.h"
+#include "emitter.h"
 #include "registry.h"
 #include "report.h"
 #include "schedule.h"
@@ -142,34 +141,6 @@ bus_has_handlers(aeb_bus *self, PyObject *name)
 
 /* ---- emitting -------------------------------------------------------------------------------- */
 
-/* Runs a plan that has handlers: the number called or started, or -1. */
-static Py_ssize_t
-emit_plan(aeb_bus *self, aeb_plan *plan, aeb_occasion *occasion)
-{
-    int nested = aeb_dispatch_enter(self->state);
-    if (nested < 0) {
-        return -1;
-    }
-    PyObject *late = NULL;
-    Py_ssize_t count = aeb_dispatch_begin(self, plan, occasion);
-    if (count == 0) {
-        count = aeb_dispatch_sync(self, plan, occasion, nested, &late);
-    }
-    if (AEB_UNLIKELY(late != NULL || plan->n_sync < plan->n_entries)) {
-        if (count < 0) {
-            aeb_close_late(self->state, late, 0);
-        }
-        else {
-            Py_ssize_t started = aeb_schedule(self, plan, occasion, late, nested);
-            count = started < 0 ? -1 : count + started;
-        }
-        Py_XDECREF(late);
-    }
-    aeb_dispatch_leave(self->state, nested);
-    Py_XDECREF(occasion->event);
-    return count;
-}
-
 PyDoc_STRVAR(
     bus_emit_doc,
     "emit($self, name, payload=None, /)\n--\n\n"
@@ -194,19 +165,10 @@ bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
     if (AEB_UNLIKELY(plan == NULL)) {
         return NULL;
     }
-    Py_ssize_t count = 0;
-    uint64_t seq = ++self->seq;
-    if (plan->n_entries > 0) {
-        aeb_occasion occasion = {
-            .name = name,
-            .payload = nargs > 1 ? args[1] : Py_None,
-            .seq = seq,
-        };
-        count = emit_plan(self, plan, &occasion);
-    }
+    PyObject *count = aeb_emit(self, plan, name, nargs > 1 ? args[1] : Py_None);
     Py_DECREF(name);
     Py_DECREF(plan);
-    return AEB_UNLIKELY(count < 0) ? NULL : PyLong_FromSsize_t(count);
+    return count;
 }
 
 PyDoc_STRVAR(
@@ -228,6 +190,18 @@ bus_emit_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     return aeb_emission_new(self, args[0], nargs > 1 ? args[1] : Py_None);
+}
+
+PyDoc_STRVAR(bus_emitter_doc,
+             "emitter($self, name, /)\n--\n\n"
+             "Return an Emitter of one event name: emitter(payload) does what emit(name, payload)\n"
+             "does, without looking the name up again.\n\n"
+             "Raises ValueError or TypeError for a bad name.");
+
+static PyObject *
+bus_emitter(aeb_bus *self, PyObject *name)
+{
+    return aeb_emitter_new(self, name);
 }
 
 PyDoc_STRVAR(
@@ -481,6 +455,7 @@ static PyMethodDef bus_methods[] = {
     {"has_handlers", AEB_METHOD(bus_has_handlers), METH_O, bus_has_handlers_doc},
     {"emit", AEB_METHOD(bus_emit), METH_FASTCALL, bus_emit_doc},
     {"emit_async", AEB_METHOD(bus_emit_async), METH_FASTCALL, bus_emit_async_doc},
+    {"emitter", AEB_METHOD(bus_emitter), METH_O, bus_emitter_doc},
     {"bind_loop", AEB_METHOD(bus_bind_loop), METH_O, bus_bind_loop_doc},
     {"_pending", AEB_METHOD(bus_pending), METH_NOARGS,
      PyDoc_STR(

@@ -16,6 +16,7 @@ typedef struct aeb_bus {
     PyObject *lists;        /* dict: key -> list of Subscription, sorted by (priority, id) */
     PyObject *plans;        /* dict: event name -> Plan */
     PyObject *any_plan;     /* the Plan of every name nobody subscribed to exactly, or NULL */
+    uint64_t plans_version; /* goes up before any plan that the bus holds is let go */
     Py_ssize_t n_any_plans; /* how many names share it in `plans` at the moment */
     Py_ssize_t n_active;    /* subscriptions that are active */
     int64_t last_id;

@@ -3,6 +3,7 @@
 #include "coroutine.h"
 #include "dispatch.h"
 #include "emission.h"
+#include "emitter.h"
 #include "event.h"
 #include "handler_task.h"
 #include "lazy_task.h"
@@ -121,8 +122,8 @@ core_exec(PyObject *module)
     if (core_init_strings(state) < 0 || aeb_event_init_type(module, state) < 0 ||
         aeb_registry_init_types(module, state) < 0 ||
         aeb_handler_task_init_type(module, state) < 0 ||
-        aeb_emission_init_type(module, state) < 0 || aeb_bus_init_types(module, state) < 0 ||
-        core_register_at_fork(module) < 0) {
+        aeb_emission_init_type(module, state) < 0 || aeb_emitter_init_type(module, state) < 0 ||
+        aeb_bus_init_types(module, state) < 0 || core_register_at_fork(module) < 0) {
         return -1;
     }
     return 0;

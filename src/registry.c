@@ -269,6 +269,46 @@ plan_new(aeb_bus *bus, PyObject *key)
     }
 }
 
+/* Lets go of all plans but the one of "*", which is the same for all names without their own. */
+static void
+drop_all_plans(aeb_bus *bus)
+{
+    bus->plans_version++;
+    bus->n_any_plans = 0;
+    PyDict_Clear(bus->plans);
+}
+
+/* The plan of every name that nobody subscribed to exactly, a new reference. */
+static aeb_plan *
+any_plan(aeb_bus *bus)
+{
+    if (bus->any_plan == NULL) {
+        PyObject *fresh = (PyObject *)plan_new(bus, NULL);
+        if (bus->any_plan == NULL) {
+            bus->any_plan = fresh;
+        }
+        else {
+            Py_XDECREF(fresh); /* a finaliser emitted while it was made: they are the same */
+        }
+    }
+    return (aeb_plan *)Py_XNewRef(bus->any_plan);
+}
+
+/* Remembers the plan of a name unless a finaliser has had the same idea: the one in `plans` stays,
+ * because emitters may have borrowed it.  A new reference to that, or NULL. */
+static aeb_plan *
+remember_plan(aeb_bus *bus, PyObject *name, aeb_plan *plan_steal, bool own)
+{
+    if (!own && PyUnicode_GET_LENGTH(name) > MAX_ANY_NAME) {
+        return plan_steal;
+    }
+    PyObject *kept = PyDict_SetDefault(bus->plans, name, (PyObject *)plan_steal);
+    bus->n_any_plans += !own && kept != NULL;
+    Py_XINCREF(kept);
+    Py_DECREF(plan_steal);
+    return (aeb_plan *)kept;
+}
+
 aeb_plan *
 aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
 {
@@ -277,41 +317,28 @@ aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
         return NULL;
     }
     /* A str subclass comes here each time, although its plan may exist. */
-    PyObject *plan = Py_XNewRef(PyDict_GetItemWithError(bus->plans, exact));
-    if (plan == NULL && PyDict_GetItemWithError(bus->lists, exact) != NULL) {
-        plan = (PyObject *)plan_new(bus, exact);
-        if (plan != NULL && PyDict_SetItem(bus->plans, exact, plan) < 0) {
-            Py_CLEAR(plan);
+    aeb_plan *plan = (aeb_plan *)Py_XNewRef(PyDict_GetItemWithError(bus->plans, exact));
+    while (plan == NULL) {
+        bool own = PyDict_GetItemWithError(bus->lists, exact) != NULL;
+        if (!own && bus->n_any_plans >= MAX_ANY_PLANS) {
+            drop_all_plans(bus);
         }
-    }
-    else if (plan == NULL) {
-        if (bus->any_plan == NULL) {
-            PyObject *fresh = (PyObject *)plan_new(bus, NULL);
-            if (bus->any_plan == NULL) {
-                bus->any_plan = fresh;
-            }
-            else {
-                Py_XDECREF(fresh); /* a finaliser emitted while it was made: they are the same */
-            }
+        uint64_t version = bus->plans_version;
+        plan = own ? plan_new(bus, exact) : any_plan(bus);
+        if (plan != NULL && version == bus->plans_version) {
+            plan = remember_plan(bus, exact, plan, own);
         }
-        plan = Py_XNewRef(bus->any_plan);
-        if (plan != NULL && PyUnicode_GET_LENGTH(exact) <= MAX_ANY_NAME) {
-            if (bus->n_any_plans >= MAX_ANY_PLANS) {
-                bus->n_any_plans = 0;
-                PyDict_Clear(bus->plans);
-            }
-            if (PyDict_SetItem(bus->plans, exact, plan) < 0) {
-                Py_CLEAR(plan);
-            }
-            bus->n_any_plans += plan != NULL;
+        else if (plan != NULL) {
+            Py_CLEAR(plan); /* a finaliser subscribed or cancelled while it was made: once more */
+            continue;
         }
-    }
-    if (plan == NULL) {
-        Py_DECREF(exact);
-        return NULL;
+        if (plan == NULL) {
+            Py_DECREF(exact);
+            return NULL;
+        }
     }
     *exact_name = exact;
-    return (aeb_plan *)plan;
+    return plan;
 }
 
 /* Drops the plans that a change under `key` has made stale.  Releasing them can run finalisers. */
@@ -319,16 +346,16 @@ static void
 drop_plans(aeb_bus *bus, PyObject *key)
 {
     if (key == bus->state->any_key) {
-        PyObject *any_plan = bus->any_plan;
+        PyObject *stale = bus->any_plan;
         bus->any_plan = NULL;
-        bus->n_any_plans = 0;
-        PyDict_Clear(bus->plans);
-        Py_XDECREF(any_plan);
+        drop_all_plans(bus);
+        Py_XDECREF(stale);
         return;
     }
+    bus->plans_version++;
     if (PyDict_GetItemWithError(bus->plans, key) != NULL && PyDict_DelItem(bus->plans, key) < 0) {
         PyErr_Clear(); /* it was there: only the dict's own allocation can fail */
-        PyDict_Clear(bus->plans);
+        drop_all_plans(bus);
     }
 }
 
@@ -558,6 +585,7 @@ aeb_registry_clear(aeb_bus *bus)
     }
     bus->n_active = 0;
     bus->n_any_plans = 0;
+    bus->plans_version++;
     if (bus->plans != NULL) {
         PyDict_Clear(bus->plans);
     }

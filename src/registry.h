@@ -58,7 +58,8 @@ aeb_registry_claim(aeb_subscription *sub)
 PyObject *aeb_registry_find(aeb_bus *bus, PyObject *key, PyObject *handler);
 
 /* The plan of an event name not in bus->plans yet; *exact_name receives the name as exact str. Both
- * are new references.  NULL with ValueError or TypeError when it is no event name. */
+ * are new references.  NULL with ValueError or TypeError when it is no event name.  The bus holds
+ * the plan itself as long as bus->plans_version stays as it is on return. */
 aeb_plan *aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name);
 
 /* The plan of an event name: one dict look-up for a name seen before. */

@@ -17,6 +17,7 @@
     X(plan_type)                                                                                   \
     X(registrar_type)                                                                              \
     X(emission_type)                                                                               \
+    X(emitter_type)                                                                                \
     X(handler_task_type)                                                                           \
     X(lazy_task_type) /* made at first use, where there can be one */
 
