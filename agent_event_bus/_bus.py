@@ -6,11 +6,12 @@ only emit synchronously.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_event_bus import _core
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from types import TracebackType
 
     from typing_extensions import Self
@@ -35,6 +36,36 @@ class EventBus(_core.EventBus):
     """
 
     __slots__ = ()
+
+    def emit_threadsafe(self, name: str, payload: Any = None, /) -> Future[int]:
+        """Deliver an event on the bound event loop, from any thread, and do not wait for it.
+
+        All handlers, sync ones too, run in the thread of the loop, and see the context variables of
+        the caller. Cancelling the future cancels the emission.
+
+        Args:
+            name: The event name.
+            payload: What the handlers get.
+
+        Returns:
+            A future of what ``emit_async`` returns: how many handlers were called. It also gets the
+            ``ValueError`` or ``TypeError`` for a bad name. Waiting for it in the thread of the loop
+            itself would never end.
+
+        Raises:
+            RuntimeError: The bus is bound to no loop, or to one that is closed.
+        """
+        import asyncio
+
+        loop = self._loop
+        if loop is None:
+            raise RuntimeError("emit_threadsafe() needs an event loop: bind one with bind_loop()")
+        emission = self.emit_async(name, payload)
+        try:
+            return asyncio.run_coroutine_threadsafe(emission, loop)
+        except BaseException:
+            emission.close()  # it will not be awaited, and must not warn about that
+            raise
 
     async def drain(self, timeout: float | None = None) -> list[str]:
         """Wait until everything that ``emit`` scheduled is over, also what its handlers scheduled.

@@ -478,6 +478,7 @@ static PyMemberDef bus_members[] = {
     {"name", T_OBJECT_EX, offsetof(aeb_bus, name), READONLY, PyDoc_STR("Its name, or None.")},
     {"closed", T_BOOL, offsetof(aeb_bus, closed), READONLY,
      PyDoc_STR("Whether aclose() has been called.")},
+    {"_loop", T_OBJECT, offsetof(aeb_bus, loop), READONLY, PyDoc_STR("The bound loop, or None.")},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(aeb_bus, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
