@@ -30,9 +30,13 @@ class EventBus(_core.EventBus):
             What it raises itself goes to ``sys.unraisablehook``.
         loop: The event loop for async handlers of ``emit`` calls made in threads that run none; see
             ``bind_loop``.
+        max_pending: How many async handlers ``emit`` may have scheduled that are not over. Past it,
+            the newest are dropped, which a warning says once per second at most. None sets no
+            limit.
 
     Raises:
         TypeError: An argument is of the wrong type, or ``on_error`` is a coroutine function.
+        ValueError: ``max_pending`` is less than 1.
     """
 
     __slots__ = ()

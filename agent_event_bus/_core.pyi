@@ -113,6 +113,7 @@ class EventBus:
         logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
         on_error: Callable[[str, Callable[..., object], Exception], object] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        max_pending: int | None = None,
     ) -> None: ...
     @property
     def name(self) -> str | None: ...

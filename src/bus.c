@@ -3,6 +3,7 @@
 
 #include "emission.h"
 #include "emitter.h"
+#include "options.h"
 #include "registry.h"
 #include "report.h"
 #include "schedule.h"
@@ -352,10 +353,13 @@ check_on_error(PyObject *on_error)
 static int
 bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"name", "logger", "on_error", "loop", NULL};
+    static char *keywords[] = {"name", "logger", "on_error", "loop", "max_pending", NULL};
     PyObject *name = Py_None, *logger = Py_None, *on_error = Py_None, *loop = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOO:EventBus", keywords, &name, &logger,
-                                     &on_error, &loop)) {
+    PyObject *max_pending_given = Py_None;
+    Py_ssize_t max_pending;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOO:EventBus", keywords, &name, &logger,
+                                     &on_error, &loop, &max_pending_given) ||
+        aeb_parse_limit(max_pending_given, "max_pending", &max_pending) < 0) {
         return -1;
     }
     if (name != Py_None && !PyUnicode_Check(name)) {
@@ -373,6 +377,7 @@ bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
     if (exact_name == NULL) {
         return -1;
     }
+    self->max_pending = max_pending;
     Py_XSETREF(self->name, exact_name);
     Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
     Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
@@ -483,7 +488,8 @@ static PyMemberDef bus_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, logger=None, on_error=None, loop=None)\n--\n\n"
+PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, logger=None, on_error=None, loop=None, "
+                      "max_pending=None)\n--\n\n"
                       "The native part of agent_event_bus.EventBus.");
 
 static PyType_Slot bus_slots[] = {

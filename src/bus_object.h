@@ -35,6 +35,10 @@ typedef struct aeb_bus {
     PyObject *empty_callbacks; /* list of what to call when nothing is pending, or NULL */
     PyObject *idle_callbacks;  /* the same for when only parked ones are */
     long pending_pid;          /* the process that scheduled them */
+    Py_ssize_t max_pending;    /* how many may be pending; 0: any number */
+    uint64_t n_dropped;        /* deliveries that max_pending has prevented */
+    uint64_t n_dropped_known;  /* those that a warning has told of */
+    double drop_warned_at;     /* when, in aeb_monotonic() seconds; 0: never */
 
     /* bus.c */
     PyObject *name; /* str or None */

@@ -16,6 +16,7 @@
 
 #ifdef _WIN32
 #include <process.h>
+#include <windows.h>
 #define aeb_getpid() ((long)_getpid())
 #else
 #include <unistd.h>
@@ -207,6 +208,19 @@ aeb_time(void)
     struct timespec now;
     (void)timespec_get(&now, TIME_UTC);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* Seconds since some moment in the past, on a clock that nobody sets. */
+static inline double
+aeb_monotonic(void)
+{
+#ifdef _WIN32
+    return (double)GetTickCount64() * 1e-3;
+#else
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+#endif
 }
 
 #endif

@@ -69,6 +69,18 @@ exc_info_of(PyObject *exc)
     return result;
 }
 
+/* The attributes that every record about a handler has. */
+static PyObject *
+record_attributes(aeb_state *state, PyObject *handler_name, PyObject *name)
+{
+    PyObject *extra = PyDict_New();
+    if (extra != NULL && (PyDict_SetItem(extra, state->str_event_name, name) < 0 ||
+                          PyDict_SetItem(extra, state->str_handler_name, handler_name) < 0)) {
+        Py_CLEAR(extra);
+    }
+    return extra;
+}
+
 /* logger.<method>(format, handler_name, name[, text], exc_info=exc, extra={...}) */
 static int
 log_record(aeb_bus *bus, PyObject *method, const char *format_text, PyObject *handler_name,
@@ -83,10 +95,8 @@ log_record(aeb_bus *bus, PyObject *method, const char *format_text, PyObject *ha
     format = PyUnicode_FromString(format_text);
     text = exc == NULL ? Py_NewRef(Py_None) : exception_text(exc);
     exc_info = exc_info_of(exc);
-    extra = PyDict_New();
-    if (format == NULL || text == NULL || exc_info == NULL || extra == NULL ||
-        PyDict_SetItem(extra, bus->state->str_event_name, name) < 0 ||
-        PyDict_SetItem(extra, bus->state->str_handler_name, handler_name) < 0) {
+    extra = record_attributes(bus->state, handler_name, name);
+    if (format == NULL || text == NULL || exc_info == NULL || extra == NULL) {
         goto done;
     }
     if (exc != NULL) {
@@ -199,6 +209,48 @@ aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nes
     Py_XDECREF(handler_name);
     Py_DECREF(handler);
     Py_DECREF(exc);
+    return status;
+}
+
+int
+aeb_report_dropped(aeb_bus *bus, aeb_subscription *sub, PyObject *name, Py_ssize_t limit,
+                   uint64_t dropped, bool nested)
+{
+    aeb_state *state = bus->state;
+    int status = -1;
+    PyObject *format = NULL, *handler_name = NULL, *extra = NULL, *result = NULL;
+    PyObject *limit_number = NULL, *dropped_number = NULL;
+    PyObject *logger = logger_of(bus);
+    if (logger == NULL) {
+        goto done;
+    }
+    format = PyUnicode_FromString(
+        "Handler '%s' was dropped on event '%s': max_pending=%s handlers are pending "
+        "(%s dropped since the last warning)");
+    handler_name = aeb_handler_name(sub->handler);
+    limit_number = PyLong_FromSsize_t(limit);
+    dropped_number = PyLong_FromUnsignedLongLong(dropped);
+    extra = handler_name == NULL ? NULL : record_attributes(state, handler_name, name);
+    if (format == NULL || limit_number == NULL || dropped_number == NULL || extra == NULL ||
+        PyDict_SetItem(extra, state->str_dropped, dropped_number) < 0) {
+        goto done;
+    }
+    PyObject *args[] = {logger,       format,         handler_name, name,
+                        limit_number, dropped_number, Py_None,      extra};
+    result = PyObject_VectorcallMethod(state->str_warning, args, 6, state->log_kwnames);
+    status = result == NULL ? -1 : 0;
+
+done:
+    if (status < 0) {
+        status = report_of_report(logger, nested);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(extra);
+    Py_XDECREF(dropped_number);
+    Py_XDECREF(limit_number);
+    Py_XDECREF(handler_name);
+    Py_XDECREF(format);
+    Py_XDECREF(logger);
     return status;
 }
 

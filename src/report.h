@@ -14,6 +14,11 @@ int aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool
 /* Logs that a handler was cancelled.  0, or -1 for an error that must propagate. */
 int aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
 
+/* Logs that `limit` handlers are pending and `sub`'s was therefore not started; `dropped` is how
+ * many were not since this was last logged.  0 or -1 likewise. */
+int aeb_report_dropped(aeb_bus *bus, aeb_subscription *sub, PyObject *name, Py_ssize_t limit,
+                       uint64_t dropped, bool nested);
+
 /* Logs, the first time only, that an event came after the bus was closed.  0 or -1 likewise. */
 int aeb_report_closed(aeb_bus *bus, PyObject *name);
 

@@ -15,6 +15,9 @@
 #include "handler_task.h"
 #include "report.h"
 
+/* Seconds between two warnings of one bus that it drops deliveries. */
+#define DROP_WARNING_PERIOD 1.0
+
 /* Calls and forgets every callback of a list.  Never raises. */
 static void
 notify(PyObject **slot)
@@ -99,14 +102,15 @@ delivery_settled(aeb_handler_task *delivery, PyObject *Py_UNUSED(fatal))
 /* ---- where async handlers run ---------------------------------------------------------------- */
 
 /* Schedules one delivery on a loop: as a task when it runs in this thread, else through
- * call_soon_threadsafe with a copy of this thread's context. */
+ * call_soon_threadsafe with a copy of this thread's context.  0, or -1 with an error that must
+ * propagate. */
 static int
 schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool in_this_thread)
 {
     delivery->loop = Py_NewRef(loop);
     delivery->settled = delivery_settled;
     if (own_pending(bus) < 0 || PyDict_SetItem(bus->pending, (PyObject *)delivery, Py_None) < 0) {
-        return -1;
+        return aeb_handler_task_fail(delivery);
     }
     if (in_this_thread) {
         return aeb_handler_task_start(delivery, loop);
@@ -122,6 +126,73 @@ schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool
     }
     Py_DECREF(handle);
     return 0;
+}
+
+/* Whether max_pending leaves no room for one more: 1, 0 or -1. */
+static int
+is_full(aeb_bus *bus)
+{
+    if (AEB_LIKELY(bus->max_pending == 0)) {
+        return 0;
+    }
+    return own_pending(bus) < 0 ? -1 : PyDict_GET_SIZE(bus->pending) >= bus->max_pending;
+}
+
+/* Accounts for the async handlers from `cursor` on, which are not claimed and not started.  Says so
+ * in the log, once per second at most.  0, or -1 with an error that must propagate. */
+static int
+drop_rest(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
+          const aeb_async_cursor *cursor, bool nested)
+{
+    aeb_subscription *first = NULL;
+    uint64_t n_before = bus->n_dropped;
+    for (Py_ssize_t i = cursor->next_entry; i < plan->n_entries; i++) {
+        aeb_subscription *sub = plan->entries[i].sub;
+        if (sub->bus != NULL) {
+            first = first == NULL ? sub : first;
+            bus->n_dropped++;
+        }
+    }
+    for (Py_ssize_t i = cursor->next_late; late != NULL && i < PyList_GET_SIZE(late); i++) {
+        PyObject *index = PyTuple_GET_ITEM(PyList_GET_ITEM(late, i), 0);
+        first = first == NULL ? plan->entries[PyLong_AsSsize_t(index)].sub : first;
+        bus->n_dropped++;
+    }
+    double now = aeb_monotonic();
+    if (bus->n_dropped == n_before ||
+        (bus->drop_warned_at > 0 && now - bus->drop_warned_at < DROP_WARNING_PERIOD)) {
+        return 0;
+    }
+    uint64_t dropped = bus->n_dropped - bus->n_dropped_known;
+    bus->n_dropped_known = bus->n_dropped;
+    bus->drop_warned_at = now;
+    return aeb_report_dropped(bus, first, occasion->name, bus->max_pending, dropped, nested);
+}
+
+/* Schedules the async deliveries of this emission on a loop, as far as max_pending admits them.
+ * The number of handlers scheduled, without those whose awaitable was `late`, or -1. */
+static Py_ssize_t
+schedule_on_loop(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
+                 PyObject *loop, bool in_this_thread, bool nested)
+{
+    aeb_async_cursor cursor = {.next_entry = plan->n_sync};
+    aeb_handler_task *delivery;
+    Py_ssize_t n_scheduled = 0;
+    int status = 0, full;
+    while ((full = is_full(bus)) == 0 &&
+           (status = aeb_next_delivery(bus, plan, occasion, late, &cursor, &delivery)) > 0) {
+        n_scheduled += delivery->awaitable == NULL;
+        status = schedule_delivery(bus, delivery, loop, in_this_thread);
+        Py_DECREF(delivery);
+        if (status < 0) {
+            break;
+        }
+    }
+    if (full > 0) {
+        status = drop_rest(bus, plan, occasion, late, &cursor, nested);
+    }
+    aeb_close_late(bus->state, late, cursor.next_late);
+    return status < 0 || full < 0 ? -1 : n_scheduled;
 }
 
 /* Runs the deliveries in a private loop, in this thread, until they are over. */
@@ -200,34 +271,48 @@ fail_deliveries(PyObject *deliveries)
     return 0;
 }
 
-Py_ssize_t
-aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, bool nested)
+/* Runs the async deliveries of this emission to their end; `exc` (stolen, or NULL) says why there is
+ * no way to.  The number of handlers, without those whose awaitable was `late`, or -1. */
+static Py_ssize_t
+run_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, PyObject *exc_steal,
+         bool nested)
 {
     PyObject *deliveries = collect_deliveries(bus, plan, occasion, late);
     if (deliveries == NULL) {
+        Py_XDECREF(exc_steal);
         return -1;
     }
-    PyObject *running = NULL;
     Py_ssize_t n = PyList_GET_SIZE(deliveries);
-    int status = aeb_aio_running_loop(bus->state, &running);
-    PyObject *loop = Py_XNewRef(running != NULL ? running : bus->loop);
-    if (status == 0 && loop != NULL) {
-        for (Py_ssize_t i = 0; i < n && status == 0; i++) {
-            aeb_handler_task *delivery = (aeb_handler_task *)PyList_GET_ITEM(deliveries, i);
-            status = schedule_delivery(bus, delivery, loop, running != NULL);
-        }
+    int status = 0;
+    if (exc_steal != NULL) {
+        aeb_restore_exception_steal(exc_steal);
+        status = -1;
     }
-    else if (status == 0 && n > 0) {
+    else if (n > 0) {
         status = run_to_completion(bus, occasion->name, deliveries, nested);
     }
     if (status < 0) {
         status = fail_deliveries(deliveries);
     }
-    Py_XDECREF(loop);
-    Py_XDECREF(running);
     Py_DECREF(deliveries);
-    /* What a sync handler returned was counted when it was called. */
     return status < 0 ? -1 : n - (late == NULL ? 0 : PyList_GET_SIZE(late));
+}
+
+Py_ssize_t
+aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, bool nested)
+{
+    PyObject *running = NULL;
+    if (aeb_aio_running_loop(bus->state, &running) < 0) {
+        return run_here(bus, plan, occasion, late, aeb_take_exception(), nested);
+    }
+    PyObject *loop = Py_XNewRef(running != NULL ? running : bus->loop);
+    if (loop == NULL) {
+        return run_here(bus, plan, occasion, late, NULL, nested);
+    }
+    Py_ssize_t n = schedule_on_loop(bus, plan, occasion, late, loop, running != NULL, nested);
+    Py_DECREF(loop);
+    Py_XDECREF(running);
+    return n;
 }
 
 /* ---- what drain and aclose are made of ------------------------------------------------------- */

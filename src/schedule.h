@@ -7,8 +7,9 @@
 #include "registry.h"
 
 /* Runs or schedules the async handlers of `plan` and the awaitables in `late` (may be NULL): in the
- * running loop, else in the bound one, else to completion.  The number of handlers of the plan that
- * were started or scheduled, or -1 with an error that must propagate. */
+ * running loop, else in the bound one, else to completion.  A loop gets no more than max_pending
+ * admits.  The number of handlers that were started or scheduled, without those that had been called
+ * to return an awaitable; or -1 with an error that must propagate. */
 Py_ssize_t aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                         bool nested);
 

@@ -57,6 +57,7 @@
     X(str_create_future, "create_future")                                                          \
     X(str_create_task, "create_task")                                                              \
     X(str_done, "done")                                                                            \
+    X(str_dropped, "dropped")                                                                      \
     X(str_eager_start, "eager_start")                                                              \
     X(str_error, "error")                                                                          \
     X(str_event_name, "event_name")                                                                \

@@ -1,6 +1,7 @@
 /* Subscribing and unsubscribing: the arguments of on, once, subscribe, off and clear. */
 #include "subscribe.h"
 
+#include "options.h"
 #include "registry.h"
 #include "subscription.h"
 
@@ -19,34 +20,6 @@ typedef struct {
     subscribe_options options;
 } registrar;
 
-static int
-parse_priority(PyObject *value, int64_t *priority)
-{
-    if (!PyLong_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "priority must be an int, not %.200s",
-                     Py_TYPE(value)->tp_name);
-        return -1;
-    }
-    *priority = PyLong_AsLongLong(value);
-    if (*priority == -1 && PyErr_Occurred()) {
-        PyErr_SetString(PyExc_OverflowError, "priority must fit in 64 bits");
-        return -1;
-    }
-    return 0;
-}
-
-static int
-parse_flag(PyObject *value, const char *name, bool *flag)
-{
-    if (!PyBool_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a bool, not %.200s", name,
-                     Py_TYPE(value)->tp_name);
-        return -1;
-    }
-    *flag = value == Py_True;
-    return 0;
-}
-
 /* Keyword arguments of a METH_FASTCALL | METH_KEYWORDS method; `function` names it in errors. */
 static int
 parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
@@ -57,13 +30,13 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
         int status;
         if (PyUnicode_CompareWithASCIIString(name, "priority") == 0) {
-            status = parse_priority(values[i], &options->priority);
+            status = aeb_parse_priority(values[i], &options->priority);
         }
         else if (PyUnicode_CompareWithASCIIString(name, "envelope") == 0) {
-            status = parse_flag(values[i], "envelope", &options->envelope);
+            status = aeb_parse_flag(values[i], "envelope", &options->envelope);
         }
         else if (!options->once && PyUnicode_CompareWithASCIIString(name, "once") == 0) {
-            status = parse_flag(values[i], "once", &options->once);
+            status = aeb_parse_flag(values[i], "once", &options->once);
         }
         else {
             PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function,

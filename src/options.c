@@ -1,0 +1,59 @@
+/* The values of options: what is accepted, and the errors for what is not.
+ *
+ * A bool is an int to Python and a mistake where a number is meant: it is refused.
+ */
+#include "options.h"
+
+int
+aeb_parse_flag(PyObject *value, const char *name, bool *flag)
+{
+    if (!PyBool_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a bool, not %.200s", name,
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    *flag = value == Py_True;
+    return 0;
+}
+
+int
+aeb_parse_priority(PyObject *value, int64_t *priority)
+{
+    if (!PyLong_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "priority must be an int, not %.200s",
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    *priority = PyLong_AsLongLong(value);
+    if (*priority == -1 && PyErr_Occurred()) {
+        PyErr_SetString(PyExc_OverflowError, "priority must fit in 64 bits");
+        return -1;
+    }
+    return 0;
+}
+
+int
+aeb_parse_limit(PyObject *value, const char *name, Py_ssize_t *limit)
+{
+    *limit = 0;
+    if (value == Py_None) {
+        return 0;
+    }
+    if (!PyLong_Check(value) || PyBool_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be an int or None, not %.200s", name,
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow > 0 || number > PY_SSIZE_T_MAX) {
+        PyErr_Format(PyExc_OverflowError, "%s is too large", name);
+        return -1;
+    }
+    if (overflow < 0 || number < 1) {
+        PyErr_Format(PyExc_ValueError, "%s must be at least 1, not %S", name, value);
+        return -1;
+    }
+    *limit = (Py_ssize_t)number;
+    return 0;
+}

@@ -1,0 +1,17 @@
+/* The values of options: what is accepted, and the errors for what is not. */
+#ifndef AEB_OPTIONS_H
+#define AEB_OPTIONS_H
+
+#include "state.h"
+
+/* Each reads one option, called `name` in errors.  0, or -1 with TypeError for a wrong type and
+ * ValueError or OverflowError for a value out of range. */
+
+int aeb_parse_flag(PyObject *value, const char *name, bool *flag);
+
+int aeb_parse_priority(PyObject *value, int64_t *priority);
+
+/* A count of at least 1, or None: 0, for no limit. */
+int aeb_parse_limit(PyObject *value, const char *name, Py_ssize_t *limit);
+
+#endif
