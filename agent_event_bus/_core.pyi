@@ -50,6 +50,8 @@ class Subscription:
     @property
     def envelope(self) -> bool: ...
     @property
+    def offload(self) -> bool: ...
+    @property
     def active(self) -> bool: ...
     def cancel(self) -> bool: ...
     def __enter__(self) -> Self: ...
@@ -129,6 +131,7 @@ class EventBus:
         priority: int = 0,
         once: bool = False,
         envelope: bool = False,
+        offload: bool = False,
     ) -> Callable[[_Handler], _Handler]: ...
     @overload
     def on(
@@ -140,14 +143,29 @@ class EventBus:
         priority: int = 0,
         once: bool = False,
         envelope: bool = False,
+        offload: bool = False,
     ) -> _Handler: ...
     @overload
     def once(
-        self, key: str, handler: None = None, /, *, priority: int = 0, envelope: bool = False
+        self,
+        key: str,
+        handler: None = None,
+        /,
+        *,
+        priority: int = 0,
+        envelope: bool = False,
+        offload: bool = False,
     ) -> Callable[[_Handler], _Handler]: ...
     @overload
     def once(
-        self, key: str, handler: _Handler, /, *, priority: int = 0, envelope: bool = False
+        self,
+        key: str,
+        handler: _Handler,
+        /,
+        *,
+        priority: int = 0,
+        envelope: bool = False,
+        offload: bool = False,
     ) -> _Handler: ...
     def subscribe(
         self,
@@ -158,6 +176,7 @@ class EventBus:
         priority: int = 0,
         once: bool = False,
         envelope: bool = False,
+        offload: bool = False,
     ) -> Subscription: ...
     def off(self, key: str | None = None, handler: Callable[..., object] | None = None) -> int: ...
     def clear(self, key: str | None = None) -> int: ...

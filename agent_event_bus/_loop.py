@@ -1,9 +1,12 @@
-"""Running async handlers to completion where no event loop runs: the last resort of ``emit``."""
+"""What the core does with event loops in Python: running them privately, and worker threads."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import contextvars
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any, Callable
 
 from agent_event_bus import _core
 
@@ -76,3 +79,84 @@ def _cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
                     "task": task,
                 }
             )
+
+
+async def offloaded(handler: Callable[..., object], *args: object) -> None:
+    """Call ``handler(*args)`` in the loop's default executor, in a copy of the current context.
+
+    A thread cannot be interrupted. When this is cancelled the call goes on, if it has begun, with
+    nobody waiting for it: what it raises then goes to ``threading.excepthook``, and an awaitable
+    that it returns is closed.
+
+    Args:
+        handler: A sync handler. If it returns an awaitable, that is awaited here.
+        args: What it is called with.
+
+    Raises:
+        BaseException: What the handler raised.
+    """
+    call = _Call(handler, args)
+    try:
+        await asyncio.get_running_loop().run_in_executor(
+            None, contextvars.copy_context().run, call.run
+        )
+    except BaseException:
+        call.abandon()
+        raise
+    result = call.take()
+    if inspect.isawaitable(result):
+        await result
+
+
+class _Call:
+    """A call in another thread whose outcome has one owner: who waits for it, or nobody any more.
+
+    Futures are not told the outcome, because before Python 3.12 a future that gets a
+    ``StopIteration`` never ends.
+    """
+
+    __slots__ = ("abandoned", "args", "handler", "outcome")
+
+    def __init__(self, handler: Callable[..., object], args: tuple[object, ...]) -> None:
+        self.handler = handler
+        self.args = args
+        self.abandoned = False
+        self.outcome: list[tuple[object, BaseException | None]] = []  # whoever pops it owns it
+
+    def run(self) -> None:
+        """Make the call, in the other thread."""
+        try:
+            self.outcome.append((self.handler(*self.args), None))
+        except BaseException as error:
+            self.outcome.append((None, error))
+        if self.abandoned:
+            self._dispose()
+
+    def take(self) -> object:
+        """Return or raise the outcome."""
+        result, error = self.outcome.pop()
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame
+
+    def abandon(self) -> None:
+        """Stop waiting; to be called when the outcome will not be taken."""
+        self.abandoned = True
+        self._dispose()
+
+    def _dispose(self) -> None:
+        try:
+            result, error = self.outcome.pop()
+        except IndexError:
+            return  # not over yet, or the other thread was faster
+        if error is not None:
+            threading.excepthook(
+                threading.ExceptHookArgs(
+                    (type(error), error, error.__traceback__, threading.current_thread())
+                )
+            )
+        elif inspect.isawaitable(result) and hasattr(result, "close"):
+            result.close()

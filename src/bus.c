@@ -14,14 +14,17 @@
 
 PyDoc_STRVAR(
     bus_on_doc,
-    "on($self, key, handler=None, /, *, priority=0, once=False, envelope=False)\n--\n\n"
+    "on($self, key, handler=None, /, *, priority=0, once=False, envelope=False, offload=False)\n"
+    "--\n\n"
     "Subscribe a handler to an event name, or to every event with \"*\".\n\n"
     "Return the handler unchanged, or a decorator when no handler is given. The handler is\n"
     "called with the payload, under \"*\" with (event_name, payload), and with an Event when\n"
     "envelope is true. Lower priority runs first, equal ones in order of registration; once\n"
-    "ends the subscription at its first delivery.\n\n"
+    "ends the subscription at its first delivery; offload runs a sync handler in a worker\n"
+    "thread where there is an event loop to wait for it.\n\n"
     "Raises ValueError or TypeError for a bad key, TypeError for a handler that is not\n"
-    "callable or is a generator function, RuntimeError when the bus is closed.");
+    "callable, is a generator function, or is a coroutine function to be offloaded, and\n"
+    "RuntimeError when the bus is closed.");
 
 static PyObject *
 bus_on(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -29,9 +32,10 @@ bus_on(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     return aeb_on_or_once(self, "on", args, nargs, kwnames, false);
 }
 
-PyDoc_STRVAR(bus_once_doc,
-             "once($self, key, handler=None, /, *, priority=0, envelope=False)\n--\n\n"
-             "Subscribe a handler to its next event only: on() with once=True.");
+PyDoc_STRVAR(
+    bus_once_doc,
+    "once($self, key, handler=None, /, *, priority=0, envelope=False, offload=False)\n--\n\n"
+    "Subscribe a handler to its next event only: on() with once=True.");
 
 static PyObject *
 bus_once(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -41,8 +45,8 @@ bus_once(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 
 PyDoc_STRVAR(
     bus_subscribe_doc,
-    "subscribe($self, key_or_keys, handler, /, *, priority=0, once=False, envelope=False)\n"
-    "--\n\n"
+    "subscribe($self, key_or_keys, handler, /, *, priority=0, once=False, envelope=False,\n"
+    "          offload=False)\n--\n\n"
     "Subscribe a handler to a key or to each of a list of keys; return the Subscription.\n\n"
     "An event that matches several of its keys is delivered once. Raises as on() does, and\n"
     "ValueError for an empty list.");

@@ -26,6 +26,10 @@ aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor, PyObjec
         *awaitable = NULL;
         if (cursor->next_entry < plan->n_entries) {
             entry = &plan->entries[cursor->next_entry];
+            if (AEB_UNLIKELY(cursor->skip_offloaded && entry->sub->offload)) {
+                cursor->next_entry++;
+                continue;
+            }
         }
         if (AEB_UNLIKELY(cursor->next_late < n_late)) {
             PyObject *pair = PyList_GET_ITEM(late, cursor->next_late);

@@ -16,6 +16,7 @@
 
 #include "aio.h"
 #include "coroutine.h"
+#include "offload.h"
 #include "report.h"
 
 /* ---- making and keeping them ----------------------------------------------------------------- */
@@ -288,7 +289,9 @@ handler_begin(aeb_handler_task *self)
         aeb_occasion occasion = {
             .name = self->name, .payload = self->payload, .event = self->event};
         self->called = true;
-        PyObject *value = aeb_call_handler(self->sub, self->form, &occasion);
+        PyObject *value = AEB_UNLIKELY(self->sub->offload)
+                              ? aeb_call_offloaded(self->state, self->sub, self->form, &occasion)
+                              : aeb_call_handler(self->sub, self->form, &occasion);
         if (value == NULL) {
             return -1;
         }

@@ -73,6 +73,7 @@ void aeb_handler_task_forget(aeb_state *state);
 typedef struct {
     Py_ssize_t next_entry; /* in the plan; begins at n_sync */
     Py_ssize_t next_late;
+    bool skip_offloaded; /* which have been called already */
 } aeb_async_cursor;
 
 /* The next async handler of an emission, claimed: those of the plan and the awaitables that sync

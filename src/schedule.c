@@ -13,6 +13,7 @@
 #include "aio.h"
 #include "emission.h"
 #include "handler_task.h"
+#include "offload.h"
 #include "report.h"
 
 /* Seconds between two warnings of one bus that it drops deliveries. */
@@ -222,11 +223,11 @@ run_to_completion(aeb_bus *bus, PyObject *name, PyObject *deliveries, bool neste
     return status;
 }
 
-/* The async deliveries of this emission, in order, in a new list. */
+/* The async deliveries of this emission but the offloaded ones, in order, in a new list. */
 static PyObject *
 collect_deliveries(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late)
 {
-    aeb_async_cursor cursor = {.next_entry = plan->n_sync};
+    aeb_async_cursor cursor = {.next_entry = plan->n_sync, .skip_offloaded = true};
     aeb_handler_task *delivery;
     PyObject *deliveries = PyList_New(0);
     int status = deliveries == NULL ? -1 : 0;
@@ -271,11 +272,11 @@ fail_deliveries(PyObject *deliveries)
     return 0;
 }
 
-/* Runs the async deliveries of this emission to their end; `exc` (stolen, or NULL) says why there is
- * no way to.  The number of handlers, without those whose awaitable was `late`, or -1. */
+/* Runs the async deliveries to their end; `exc` (stolen, or NULL) says why there is no way to.  The
+ * number of handlers, without those whose awaitable was `late`, or -1. */
 static Py_ssize_t
-run_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, PyObject *exc_steal,
-         bool nested)
+run_async_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
+               PyObject *exc_steal, bool nested)
 {
     PyObject *deliveries = collect_deliveries(bus, plan, occasion, late);
     if (deliveries == NULL) {
@@ -286,16 +287,32 @@ run_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, P
     int status = 0;
     if (exc_steal != NULL) {
         aeb_restore_exception_steal(exc_steal);
-        status = -1;
+        status = n > 0 ? fail_deliveries(deliveries) : aeb_clear_ordinary_exception();
     }
-    else if (n > 0) {
-        status = run_to_completion(bus, occasion->name, deliveries, nested);
-    }
-    if (status < 0) {
+    else if (n > 0 && run_to_completion(bus, occasion->name, deliveries, nested) < 0) {
         status = fail_deliveries(deliveries);
     }
     Py_DECREF(deliveries);
     return status < 0 ? -1 : n - (late == NULL ? 0 : PyList_GET_SIZE(late));
+}
+
+/* Runs everything here, offloaded handlers first: without a loop they hold nobody up. */
+static Py_ssize_t
+run_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late_given,
+         PyObject *exc_steal, bool nested)
+{
+    PyObject *late = Py_XNewRef(late_given);
+    Py_ssize_t n_async = -1;
+    Py_ssize_t n_offloaded = aeb_call_offloaded_inline(bus, plan, occasion, nested, &late);
+    if (n_offloaded < 0) {
+        aeb_close_late(bus->state, late, 0);
+        Py_XDECREF(exc_steal);
+    }
+    else {
+        n_async = run_async_here(bus, plan, occasion, late, exc_steal, nested);
+    }
+    Py_XDECREF(late);
+    return n_async < 0 ? -1 : n_offloaded + n_async;
 }
 
 Py_ssize_t

@@ -32,11 +32,12 @@
     X(current_handler)                                                                             \
     X(current_tasks)                                                                               \
     X(empty_context)                                                                               \
-    X(no_loop)                                                                                 \
-    X(no_loop_error)                                                                           \
-    X(blank_args)                                                                              \
-    X(blank_kwargs)                                                                            \
-    X(run_to_completion)
+    X(no_loop)                                                                                     \
+    X(no_loop_error)                                                                               \
+    X(blank_args)                                                                                  \
+    X(blank_kwargs)                                                                                \
+    X(run_to_completion)                                                                           \
+    X(offloaded)
 
 #define AEB_STATE_CONSTANTS(X)                                                                     \
     X(any_key)                                                                                     \

@@ -5,25 +5,18 @@
 #include "registry.h"
 #include "subscription.h"
 
-/* The options of one subscription as they were given. */
-typedef struct {
-    int64_t priority;
-    bool once;
-    bool envelope;
-} subscribe_options;
-
 /* What bus.on(key) returns: called with a handler, it subscribes it and returns it. */
 typedef struct {
     PyObject_HEAD
     aeb_bus *bus;
     PyObject *keys;
-    subscribe_options options;
+    aeb_subscription_options options;
 } registrar;
 
 /* Keyword arguments of a METH_FASTCALL | METH_KEYWORDS method; `function` names it in errors. */
 static int
 parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
-              subscribe_options *options)
+              aeb_subscription_options *options)
 {
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -34,6 +27,9 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
         }
         else if (PyUnicode_CompareWithASCIIString(name, "envelope") == 0) {
             status = aeb_parse_flag(values[i], "envelope", &options->envelope);
+        }
+        else if (PyUnicode_CompareWithASCIIString(name, "offload") == 0) {
+            status = aeb_parse_flag(values[i], "offload", &options->offload);
         }
         else if (!options->once && PyUnicode_CompareWithASCIIString(name, "once") == 0) {
             status = aeb_parse_flag(values[i], "once", &options->once);
@@ -110,13 +106,13 @@ done:
 }
 
 static aeb_subscription *
-add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler, const subscribe_options *options)
+add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
+                 const aeb_subscription_options *options)
 {
     if (check_open(self) < 0) {
         return NULL;
     }
-    aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, options->priority,
-                                                 options->once, options->envelope);
+    aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, options);
     if (sub != NULL && aeb_registry_add(self, sub) < 0) {
         Py_CLEAR(sub);
     }
@@ -126,7 +122,7 @@ add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler, const subscri
 /* Subscribes and returns the handler, as decorators do. */
 static PyObject *
 subscribe_and_return(aeb_bus *self, PyObject *keys, PyObject *handler,
-                     const subscribe_options *options)
+                     const aeb_subscription_options *options)
 {
     aeb_subscription *sub = add_subscription(self, keys, handler, options);
     if (sub == NULL) {
@@ -140,7 +136,7 @@ PyObject *
 aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames, bool once)
 {
-    subscribe_options options = {.once = once};
+    aeb_subscription_options options = {.once = once};
     if (nargs < 1 || nargs > 2) {
         PyErr_Format(PyExc_TypeError,
                      "%s() takes a key and at most one handler (%zd arguments given)", function,
@@ -173,7 +169,7 @@ aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ss
 PyObject *
 aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    subscribe_options options = {.once = false};
+    aeb_subscription_options options = {.once = false};
     if (nargs != 2) {
         PyErr_Format(PyExc_TypeError, "subscribe() takes a key and a handler (%zd arguments given)",
                      nargs);

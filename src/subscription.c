@@ -269,11 +269,17 @@ check_handler(PyObject *handler, int *flags)
 }
 
 aeb_subscription *
-aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler, int64_t priority,
-                     bool once, bool envelope)
+aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
+                     const aeb_subscription_options *options)
 {
     int flags;
     if (check_handler(handler, &flags) < 0) {
+        return NULL;
+    }
+    bool is_coroutine_function = (flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
+    if (options->offload && is_coroutine_function) {
+        PyErr_SetString(PyExc_TypeError,
+                        "offload is for sync handlers, and this is a coroutine function");
         return NULL;
     }
     aeb_subscription *self = aeb_type_alloc(state->subscription_type, 0);
@@ -282,10 +288,11 @@ aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler, int64_
     }
     self->keys = Py_NewRef(keys);
     self->handler = Py_NewRef(handler);
-    self->priority = priority;
-    self->once = once;
-    self->envelope = envelope;
-    self->is_async = (flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
+    self->priority = options->priority;
+    self->once = options->once;
+    self->envelope = options->envelope;
+    self->offload = options->offload;
+    self->is_async = is_coroutine_function || options->offload;
     return self;
 }
 
@@ -373,6 +380,8 @@ static PyMemberDef subscription_members[] = {
      PyDoc_STR("Whether its first delivery ends it.")},
     {"envelope", T_BOOL, offsetof(aeb_subscription, envelope), READONLY,
      PyDoc_STR("Whether the handler receives an Event.")},
+    {"offload", T_BOOL, offsetof(aeb_subscription, offload), READONLY,
+     PyDoc_STR("Whether the handler runs in a worker thread.")},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(aeb_subscription, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

@@ -6,6 +6,14 @@
 
 struct aeb_bus;
 
+/* The options of one subscription. */
+typedef struct {
+    int64_t priority;
+    bool once;
+    bool envelope;
+    bool offload;
+} aeb_subscription_options;
+
 typedef struct {
     PyObject_HEAD
     /* Borrowed.  Non-NULL exactly while the subscription is active: a bus that dies, and every way
@@ -19,7 +27,8 @@ typedef struct {
     unsigned long long failures;
     bool once;
     bool envelope;
-    bool is_async; /* calling the handler makes a coroutine */
+    bool offload;
+    bool is_async; /* calling the handler makes a coroutine, or it is offloaded: it gets a task */
     PyObject *task_event; /* str: the event that task_name is for, or NULL */
     PyObject *task_name;  /* what aeb_subscription_task_name() has last returned */
     PyObject *weakrefs;
@@ -37,9 +46,9 @@ aeb_subscription_before(const aeb_subscription *a, const aeb_subscription *b)
 int aeb_subscription_init_type(PyObject *module, aeb_state *state, PyMethodDef *methods);
 
 /* A new inactive Subscription; `keys` is a tuple of exact str.  TypeError when `handler` cannot be
- * one: not callable, or a function whose call would run nothing. */
+ * one: not callable, a function whose call would run nothing, or an async one to be offloaded. */
 aeb_subscription *aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
-                                       int64_t priority, bool once, bool envelope);
+                                       const aeb_subscription_options *options);
 
 /* 1 when calling `callable` makes a coroutine, 0 when not, -1 with an exception. */
 int aeb_is_coroutine_function(PyObject *callable);
