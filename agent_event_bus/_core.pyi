@@ -50,6 +50,8 @@ class Subscription:
     @property
     def envelope(self) -> bool: ...
     @property
+    def timeout(self) -> float | None: ...
+    @property
     def offload(self) -> bool: ...
     @property
     def active(self) -> bool: ...
@@ -116,6 +118,7 @@ class EventBus:
         on_error: Callable[[str, Callable[..., object], Exception], object] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         max_pending: int | None = None,
+        handler_timeout: float | None = None,
     ) -> None: ...
     @property
     def name(self) -> str | None: ...
@@ -131,6 +134,7 @@ class EventBus:
         priority: int = 0,
         once: bool = False,
         envelope: bool = False,
+        timeout: float | None = None,
         offload: bool = False,
     ) -> Callable[[_Handler], _Handler]: ...
     @overload
@@ -143,6 +147,7 @@ class EventBus:
         priority: int = 0,
         once: bool = False,
         envelope: bool = False,
+        timeout: float | None = None,
         offload: bool = False,
     ) -> _Handler: ...
     @overload
@@ -154,6 +159,7 @@ class EventBus:
         *,
         priority: int = 0,
         envelope: bool = False,
+        timeout: float | None = None,
         offload: bool = False,
     ) -> Callable[[_Handler], _Handler]: ...
     @overload
@@ -165,6 +171,7 @@ class EventBus:
         *,
         priority: int = 0,
         envelope: bool = False,
+        timeout: float | None = None,
         offload: bool = False,
     ) -> _Handler: ...
     def subscribe(
@@ -176,6 +183,7 @@ class EventBus:
         priority: int = 0,
         once: bool = False,
         envelope: bool = False,
+        timeout: float | None = None,
         offload: bool = False,
     ) -> Subscription: ...
     def off(self, key: str | None = None, handler: Callable[..., object] | None = None) -> int: ...

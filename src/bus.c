@@ -14,13 +14,14 @@
 
 PyDoc_STRVAR(
     bus_on_doc,
-    "on($self, key, handler=None, /, *, priority=0, once=False, envelope=False, offload=False)\n"
-    "--\n\n"
+    "on($self, key, handler=None, /, *, priority=0, once=False, envelope=False, timeout=None,\n"
+    "   offload=False)\n--\n\n"
     "Subscribe a handler to an event name, or to every event with \"*\".\n\n"
     "Return the handler unchanged, or a decorator when no handler is given. The handler is\n"
     "called with the payload, under \"*\" with (event_name, payload), and with an Event when\n"
     "envelope is true. Lower priority runs first, equal ones in order of registration; once\n"
-    "ends the subscription at its first delivery; offload runs a sync handler in a worker\n"
+    "ends the subscription at its first delivery; timeout is how many seconds an async delivery\n"
+    "may take, by default the handler_timeout of the bus; offload runs a sync handler in a worker\n"
     "thread where there is an event loop to wait for it.\n\n"
     "Raises ValueError or TypeError for a bad key, TypeError for a handler that is not\n"
     "callable, is a generator function, or is a coroutine function to be offloaded, and\n"
@@ -32,10 +33,10 @@ bus_on(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     return aeb_on_or_once(self, "on", args, nargs, kwnames, false);
 }
 
-PyDoc_STRVAR(
-    bus_once_doc,
-    "once($self, key, handler=None, /, *, priority=0, envelope=False, offload=False)\n--\n\n"
-    "Subscribe a handler to its next event only: on() with once=True.");
+PyDoc_STRVAR(bus_once_doc,
+             "once($self, key, handler=None, /, *, priority=0, envelope=False, timeout=None,\n"
+             "     offload=False)\n--\n\n"
+             "Subscribe a handler to its next event only: on() with once=True.");
 
 static PyObject *
 bus_once(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -46,7 +47,7 @@ bus_once(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 PyDoc_STRVAR(
     bus_subscribe_doc,
     "subscribe($self, key_or_keys, handler, /, *, priority=0, once=False, envelope=False,\n"
-    "          offload=False)\n--\n\n"
+    "          timeout=None, offload=False)\n--\n\n"
     "Subscribe a handler to a key or to each of a list of keys; return the Subscription.\n\n"
     "An event that matches several of its keys is delivered once. Raises as on() does, and\n"
     "ValueError for an empty list.");
@@ -357,13 +358,16 @@ check_on_error(PyObject *on_error)
 static int
 bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"name", "logger", "on_error", "loop", "max_pending", NULL};
+    static char *keywords[] = {"name",        "logger",          "on_error", "loop",
+                               "max_pending", "handler_timeout", NULL};
     PyObject *name = Py_None, *logger = Py_None, *on_error = Py_None, *loop = Py_None;
-    PyObject *max_pending_given = Py_None;
+    PyObject *pending_option = Py_None, *timeout_option = Py_None;
     Py_ssize_t max_pending;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOO:EventBus", keywords, &name, &logger,
-                                     &on_error, &loop, &max_pending_given) ||
-        aeb_parse_limit(max_pending_given, "max_pending", &max_pending) < 0) {
+    double handler_timeout;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOO:EventBus", keywords, &name, &logger,
+                                     &on_error, &loop, &pending_option, &timeout_option) ||
+        aeb_parse_limit(pending_option, "max_pending", &max_pending) < 0 ||
+        aeb_parse_seconds(timeout_option, "handler_timeout", &handler_timeout) < 0) {
         return -1;
     }
     if (name != Py_None && !PyUnicode_Check(name)) {
@@ -382,6 +386,7 @@ bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     self->max_pending = max_pending;
+    self->handler_timeout = handler_timeout;
     Py_XSETREF(self->name, exact_name);
     Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
     Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
@@ -493,7 +498,7 @@ static PyMemberDef bus_members[] = {
 };
 
 PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, logger=None, on_error=None, loop=None, "
-                      "max_pending=None)\n--\n\n"
+                      "max_pending=None, handler_timeout=None)\n--\n\n"
                       "The native part of agent_event_bus.EventBus.");
 
 static PyType_Slot bus_slots[] = {

@@ -40,6 +40,9 @@ typedef struct aeb_bus {
     uint64_t n_dropped_known;  /* those that a warning has told of */
     double drop_warned_at;     /* when, in aeb_monotonic() seconds; 0: never */
 
+    /* handler_task.c */
+    double handler_timeout; /* seconds, for subscriptions without their own; 0: none */
+
     /* bus.c */
     PyObject *name; /* str or None */
     uint64_t seq;   /* number of the last event */

@@ -4,6 +4,8 @@
  */
 #include "options.h"
 
+#include <math.h>
+
 int
 aeb_parse_flag(PyObject *value, const char *name, bool *flag)
 {
@@ -55,5 +57,31 @@ aeb_parse_limit(PyObject *value, const char *name, Py_ssize_t *limit)
         return -1;
     }
     *limit = (Py_ssize_t)number;
+    return 0;
+}
+
+int
+aeb_parse_seconds(PyObject *value, const char *name, double *seconds)
+{
+    *seconds = 0.0;
+    if (value == Py_None) {
+        return 0;
+    }
+    PyNumberMethods *number = Py_TYPE(value)->tp_as_number;
+    bool is_number = number != NULL && (number->nb_float != NULL || number->nb_index != NULL);
+    if (!is_number || PyBool_Check(value) || PyComplex_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a number of seconds or None, not %.200s", name,
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    double given = PyFloat_AsDouble(value);
+    if (given == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (!(given > 0.0)) { /* NaN is not, either */
+        PyErr_Format(PyExc_ValueError, "%s must be more than 0 seconds, not %S", name, value);
+        return -1;
+    }
+    *seconds = isinf(given) ? 0.0 : given;
     return 0;
 }

@@ -28,6 +28,10 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
         else if (PyUnicode_CompareWithASCIIString(name, "envelope") == 0) {
             status = aeb_parse_flag(values[i], "envelope", &options->envelope);
         }
+        else if (PyUnicode_CompareWithASCIIString(name, "timeout") == 0) {
+            status = aeb_parse_seconds(values[i], "timeout", &options->timeout);
+            options->has_timeout = values[i] != Py_None;
+        }
         else if (PyUnicode_CompareWithASCIIString(name, "offload") == 0) {
             status = aeb_parse_flag(values[i], "offload", &options->offload);
         }
@@ -112,7 +116,11 @@ add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
     if (check_open(self) < 0) {
         return NULL;
     }
-    aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, options);
+    aeb_subscription_options resolved = *options;
+    if (!resolved.has_timeout) {
+        resolved.timeout = self->handler_timeout;
+    }
+    aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, &resolved);
     if (sub != NULL && aeb_registry_add(self, sub) < 0) {
         Py_CLEAR(sub);
     }

@@ -289,6 +289,7 @@ aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
     self->keys = Py_NewRef(keys);
     self->handler = Py_NewRef(handler);
     self->priority = options->priority;
+    self->timeout = options->timeout;
     self->once = options->once;
     self->envelope = options->envelope;
     self->offload = options->offload;
@@ -356,10 +357,18 @@ subscription_get_active(aeb_subscription *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(self->bus != NULL);
 }
 
+static PyObject *
+subscription_get_timeout(aeb_subscription *self, void *Py_UNUSED(closure))
+{
+    return self->timeout == 0.0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(self->timeout);
+}
+
 static PyGetSetDef subscription_getset[] = {
     {"key", (getter)subscription_get_key, NULL, PyDoc_STR("The first of keys."), NULL},
     {"active", (getter)subscription_get_active, NULL,
      PyDoc_STR("Whether the handler is still subscribed."), NULL},
+    {"timeout", (getter)subscription_get_timeout, NULL,
+     PyDoc_STR("Seconds that an async delivery may take, or None."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

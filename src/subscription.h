@@ -9,6 +9,8 @@ struct aeb_bus;
 /* The options of one subscription. */
 typedef struct {
     int64_t priority;
+    double timeout;   /* seconds; 0: none */
+    bool has_timeout; /* it was given, be it as none */
     bool once;
     bool envelope;
     bool offload;
@@ -23,6 +25,7 @@ typedef struct {
     PyObject *keys; /* tuple of exact str */
     int64_t id;
     int64_t priority;
+    double timeout; /* seconds that an async delivery may take; 0: any */
     unsigned long long calls;
     unsigned long long failures;
     bool once;
