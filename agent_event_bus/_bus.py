@@ -33,12 +33,16 @@ class EventBus(_core.EventBus):
         max_pending: How many async handlers ``emit`` may have scheduled that are not over. Past it,
             the newest are dropped, which a warning says once per second at most. None sets no
             limit.
+        max_concurrency: How many async handlers, offloaded ones included, may run at once. Further
+            ones wait for their turn, in order. Emissions made inside a handler are exempt. None
+            sets no limit.
         handler_timeout: Seconds that an async delivery may take, for subscriptions without a
             ``timeout`` of their own. None sets no limit.
 
     Raises:
         TypeError: An argument is of the wrong type, or ``on_error`` is a coroutine function.
-        ValueError: ``max_pending`` is less than 1, or ``handler_timeout`` is not more than 0.
+        ValueError: ``max_pending`` or ``max_concurrency`` is less than 1, or ``handler_timeout`` is
+            not more than 0.
     """
 
     __slots__ = ()

@@ -118,6 +118,7 @@ class EventBus:
         on_error: Callable[[str, Callable[..., object], Exception], object] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         max_pending: int | None = None,
+        max_concurrency: int | None = None,
         handler_timeout: float | None = None,
     ) -> None: ...
     @property

@@ -358,15 +358,17 @@ check_on_error(PyObject *on_error)
 static int
 bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"name",        "logger",          "on_error", "loop",
-                               "max_pending", "handler_timeout", NULL};
+    static char *keywords[] = {"name",        "logger",          "on_error",        "loop",
+                               "max_pending", "max_concurrency", "handler_timeout", NULL};
     PyObject *name = Py_None, *logger = Py_None, *on_error = Py_None, *loop = Py_None;
-    PyObject *pending_option = Py_None, *timeout_option = Py_None;
-    Py_ssize_t max_pending;
+    PyObject *pending_option = Py_None, *concurrency_option = Py_None, *timeout_option = Py_None;
+    Py_ssize_t max_pending, max_concurrency;
     double handler_timeout;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOO:EventBus", keywords, &name, &logger,
-                                     &on_error, &loop, &pending_option, &timeout_option) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOOO:EventBus", keywords, &name, &logger,
+                                     &on_error, &loop, &pending_option, &concurrency_option,
+                                     &timeout_option) ||
         aeb_parse_limit(pending_option, "max_pending", &max_pending) < 0 ||
+        aeb_parse_limit(concurrency_option, "max_concurrency", &max_concurrency) < 0 ||
         aeb_parse_seconds(timeout_option, "handler_timeout", &handler_timeout) < 0) {
         return -1;
     }
@@ -386,6 +388,7 @@ bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     self->max_pending = max_pending;
+    self->max_concurrency = max_concurrency;
     self->handler_timeout = handler_timeout;
     Py_XSETREF(self->name, exact_name);
     Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
@@ -498,7 +501,7 @@ static PyMemberDef bus_members[] = {
 };
 
 PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, logger=None, on_error=None, loop=None, "
-                      "max_pending=None, handler_timeout=None)\n--\n\n"
+                      "max_pending=None, max_concurrency=None, handler_timeout=None)\n--\n\n"
                       "The native part of agent_event_bus.EventBus.");
 
 static PyType_Slot bus_slots[] = {

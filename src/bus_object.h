@@ -41,7 +41,8 @@ typedef struct aeb_bus {
     double drop_warned_at;     /* when, in aeb_monotonic() seconds; 0: never */
 
     /* handler_task.c */
-    double handler_timeout; /* seconds, for subscriptions without their own; 0: none */
+    double handler_timeout;     /* seconds, for subscriptions without their own; 0: none */
+    Py_ssize_t max_concurrency; /* async handlers that may run at once; 0: any number */
 
     /* bus.c */
     PyObject *name; /* str or None */
