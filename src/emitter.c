@@ -86,9 +86,18 @@ emitter_vectorcall(PyObject *obj, PyObject *const *args, size_t nargsf, PyObject
         emitter_refresh(self) < 0) {
         return NULL;
     }
+    /* The interpreter counts a call of a built-in method, such as bus.emit, as a recursive one, and
+     * an emission inside another uses as much of the C stack here. */
+    bool nested = self->bus->state->n_emitting > 0;
+    if (AEB_UNLIKELY(nested) && Py_EnterRecursiveCall(" in a nested emission")) {
+        return NULL;
+    }
     aeb_plan *plan = (aeb_plan *)Py_NewRef((PyObject *)self->plan);
     PyObject *count = aeb_emit(self->bus, plan, self->name, nargs > 0 ? args[0] : Py_None);
     Py_DECREF(plan);
+    if (AEB_UNLIKELY(nested)) {
+        Py_LeaveRecursiveCall();
+    }
     return count;
 }
 

@@ -404,6 +404,7 @@ class TestRunawayThroughTasks:
     "case",
     [
         "emit_into_itself",
+        "emitter_into_itself",
         "emit_into_another_and_back",
         "emit_async_into_itself",
         "failing_handlers_logged_into_the_bus",

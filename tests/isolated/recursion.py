@@ -40,6 +40,15 @@ def emit_into_itself() -> None:
     assert records.kinds == [RecursionError] * 3, len(records.kinds)
 
 
+def emitter_into_itself() -> None:
+    """The handler is an emitter of its own event: no Python frame here either."""
+    bus = EventBus()
+    bus.on("a", bus.emitter("a"))
+    assert bus.emit("a") == 1
+    assert bus.emitter("a")() == 1
+    assert records.kinds == [RecursionError] * 2, records.kinds
+
+
 def emit_into_another_and_back() -> None:
     """Two buses forward to each other in C."""
     one, two = EventBus(), EventBus()
@@ -118,6 +127,7 @@ CASES: dict[str, Callable[[], None]] = {
     case.__name__: case
     for case in (
         emit_into_itself,
+        emitter_into_itself,
         emit_into_another_and_back,
         emit_async_into_itself,
         failing_handlers_logged_into_the_bus,
