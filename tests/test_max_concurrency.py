@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import logging
 import sys
+import threading
 from typing import Any
 
 import pytest
-from helpers import anote, soon
+from helpers import DEADLINE, Gate, LoopThread, anote, failing, note, soon, turns
 
 from agent_event_bus import EventBus
+
+Records = list[logging.LogRecord]
+
+
+class Meter:
+    """Makes handlers, and measures how many of them run at once."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.peak = 0
+        self.log: list[Any] = []
+
+    def handler(self, label: object = None) -> Any:
+        async def metered(payload: object) -> None:
+            self.running += 1
+            self.peak = max(self.peak, self.running)
+            self.log.append(payload if label is None else label)
+            try:
+                await turns(3)
+            finally:
+                self.running -= 1
+
+        return metered
+
+
+async def is_free(bus: EventBus) -> bool:
+    """Whether a handler of another event gets its turn at once."""
+    log: list[str] = []
+    with bus.subscribe("is.free", anote(log, "ran")):
+        task = asyncio.ensure_future(bus.emit_async("is.free"))
+        await turns()
+        free = log == ["ran"]
+        task.cancel()
+        await asyncio.wait([task])
+    return free
 
 
 class TestTheOption:
@@ -34,3 +73,467 @@ class TestTheOption:
     def test_more_than_there_can_be_is_refused(self) -> None:
         with pytest.raises(OverflowError, match="max_concurrency"):
             EventBus(max_concurrency=10**30)
+
+
+class TestTheBound:
+    @pytest.mark.parametrize("limit", [1, 2, 3, 10])
+    async def test_no_more_than_that_run_at_once_in_one_emission(self, limit: int) -> None:
+        bus = EventBus(max_concurrency=limit)
+        meter = Meter()
+        for n in range(8):
+            bus.on("a", meter.handler(n))
+        assert await soon(bus.emit_async("a")) == 8
+        assert meter.peak == min(limit, 8)
+        assert meter.log == list(range(8))
+
+    async def test_nor_in_several_emissions_and_the_first_to_come_is_the_first_to_run(self) -> None:
+        bus = EventBus(max_concurrency=2)
+        meter = Meter()
+        bus.on("a", meter.handler())
+        bus.on("b", meter.handler())
+        emissions = [bus.emit_async("ab"[n % 2], n) for n in range(8)]
+        assert await soon(asyncio.gather(*emissions)) == [1] * 8
+        assert meter.peak == 2
+        assert meter.log == list(range(8))
+
+    async def test_nor_of_what_emit_has_scheduled(self) -> None:
+        bus = EventBus(max_concurrency=2)
+        meter = Meter()
+        bus.on("a", meter.handler())
+        assert [bus.emit("a", n) for n in range(6)] == [1] * 6
+        assert await soon(bus.drain()) == []
+        assert meter.peak == 2
+        assert meter.log == list(range(6))
+
+    def test_nor_without_a_loop(self) -> None:
+        bus = EventBus(max_concurrency=2)
+        meter = Meter()
+        for n in range(6):
+            bus.on("a", meter.handler(n))
+        assert bus.emit("a") == 6
+        assert meter.peak == 2
+        assert meter.log == list(range(6))
+
+    def test_nor_on_a_bound_loop(self) -> None:
+        with LoopThread() as other:
+            bus = EventBus(loop=other.loop, max_concurrency=2)
+            meter = Meter()
+            bus.on("a", meter.handler())
+            for n in range(6):
+                bus.emit("a", n)
+            assert other.run(bus.drain()) == []
+        assert meter.peak == 2
+        assert meter.log == list(range(6))
+
+    async def test_every_bus_has_its_own(self) -> None:
+        meter = Meter()
+        buses = [EventBus(max_concurrency=1) for _ in range(3)]
+        for bus in buses:
+            bus.on("a", meter.handler())
+        await soon(asyncio.gather(*(bus.emit_async("a") for bus in buses)))
+        assert meter.peak == 3
+
+    async def test_sync_handlers_do_not_wait(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        gate = Gate()
+        log: list[str] = []
+        bus.on("a", gate.wait)
+        bus.emit("a")
+        await turns()
+        bus.on("b", note(log, "sync"))
+        assert bus.emit("b") == 1
+        assert await bus.emit_async("b") == 1
+        assert log == ["sync", "sync"]
+        gate.gate.set()
+        await soon(bus.drain())
+
+    async def test_the_awaitable_of_a_sync_handler_counts(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        meter = Meter()
+        for _ in range(3):
+            handler = meter.handler()
+            bus.on("a", lambda payload, handler=handler: handler(payload))
+        assert await soon(bus.emit_async("a")) == 3
+        assert meter.peak == 1
+
+    async def test_offloaded_handlers_count(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        lock = threading.Lock()
+        overlaps: list[bool] = []
+
+        def exclusive(payload: object) -> None:
+            overlaps.append(not lock.acquire(blocking=False))
+            threading.Event().wait(0.01)
+            lock.release()
+
+        for _ in range(3):
+            bus.on("a", exclusive, offload=True)
+        assert await soon(bus.emit_async("a")) == 3
+        assert overlaps == [False] * 3
+
+    async def test_a_queued_handler_is_called_with_what_was_emitted(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[Any] = []
+
+        @bus.on("*")
+        async def handler(name: str, payload: object) -> None:
+            await asyncio.sleep(0)
+            log.append((name, payload))
+
+        await soon(asyncio.gather(*(bus.emit_async(name, name.upper()) for name in "abc")))
+        assert log == [("a", "A"), ("b", "B"), ("c", "C")]
+
+    async def test_a_queued_handler_sees_the_context_of_its_emitter(self) -> None:
+        variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+        bus = EventBus(max_concurrency=1)
+        seen: list[tuple[object, str]] = []
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            await asyncio.sleep(0)
+            seen.append((payload, variable.get()))
+            variable.set("changed by a handler")
+
+        async def emit(who: str) -> None:
+            variable.set(who)
+            bus.emit("a", "emit")
+            await bus.emit_async("a", "emit_async")
+
+        variable.set("main")
+        await soon(asyncio.gather(emit("one"), emit("two")))
+        await soon(bus.drain())
+        assert sorted(seen, key=str) == [
+            ("emit", "one"),
+            ("emit", "two"),
+            ("emit_async", "one"),
+            ("emit_async", "two"),
+        ]
+        assert variable.get() == "main"
+
+    async def test_a_queued_handler_has_a_task_of_its_own(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        tasks: list[Any] = []
+
+        async def handler(payload: object) -> None:
+            tasks.append(asyncio.current_task())
+            await asyncio.sleep(0)
+
+        for _ in range(3):
+            bus.on("a", handler)
+        await soon(bus.emit_async("a"))
+        assert len({id(task) for task in [*tasks, asyncio.current_task()]}) == 4
+
+
+class TestNesting:
+    """Emissions made inside a handler wait for nobody, so that nesting cannot deadlock."""
+
+    async def test_an_emission_in_a_handler_is_exempt(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[str] = []
+
+        @bus.on("outer")
+        async def outer(payload: object) -> None:
+            await asyncio.sleep(0)
+            assert await bus.emit_async("inner") == 2
+            log.append("outer")
+
+        bus.on("inner", Meter().handler())
+        bus.on("inner", anote(log, "inner"))
+        assert await soon(bus.emit_async("outer")) == 1
+        assert log == ["inner", "outer"]
+
+    async def test_so_is_one_in_a_task_that_a_handler_made(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[str] = []
+
+        @bus.on("outer")
+        async def outer(payload: object) -> None:
+            await asyncio.ensure_future(bus.emit_async("inner"))
+
+        bus.on("inner", anote(log, "inner"))
+        assert await soon(bus.emit_async("outer")) == 1
+        assert log == ["inner"]
+
+    async def test_so_is_what_a_handler_leaves_to_emit_and_waits_for(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        done = asyncio.Event()
+
+        @bus.on("outer")
+        async def outer(payload: object) -> None:
+            bus.emit("inner")
+            await done.wait()
+
+        @bus.on("inner")
+        async def inner(payload: object) -> None:
+            done.set()
+
+        assert await soon(bus.emit_async("outer")) == 1
+        assert done.is_set()
+        await soon(bus.drain())
+
+    async def test_so_is_one_that_comes_back_by_way_of_another_bus(self) -> None:
+        one, two = EventBus(max_concurrency=1), EventBus(max_concurrency=1)
+        log: list[str] = []
+
+        @one.on("a")
+        async def there(payload: object) -> None:
+            await asyncio.sleep(0)
+            await two.emit_async("b")
+
+        @two.on("b")
+        async def and_back(payload: object) -> None:
+            await asyncio.sleep(0)
+            await one.emit_async("c")
+
+        one.on("c", anote(log, "arrived"))
+        assert await soon(one.emit_async("a")) == 1
+        assert log == ["arrived"]
+
+    async def test_exempt_handlers_hold_no_permit(self) -> None:
+        bus = EventBus(max_concurrency=2)
+        gate = Gate()
+        bus.on("inner", gate.wait)
+
+        @bus.on("outer")
+        async def outer(payload: object) -> None:
+            bus.emit("inner")
+
+        bus.on("wait", Gate().wait)
+        await soon(bus.emit_async("outer"))
+        await turns()
+        holds_one = asyncio.ensure_future(bus.emit_async("wait"))
+        await turns()
+        assert await is_free(bus)
+        holds_one.cancel()
+        await asyncio.wait([holds_one])
+        gate.gate.set()
+        await soon(bus.drain())
+
+
+class TestPermitsComeBack:
+    @pytest.mark.parametrize("error", [ValueError("no"), asyncio.CancelledError()])
+    async def test_after_a_failure_and_a_cancellation(self, error: BaseException) -> None:
+        bus = EventBus(max_concurrency=1)
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            await asyncio.sleep(0)
+            raise error
+
+        for _ in range(3):
+            assert await soon(bus.emit_async("a")) == 1
+        assert await is_free(bus)
+
+    async def test_after_a_handler_that_fails_when_it_is_called(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        bus.on("a", failing(ValueError("no")), offload=True)
+        for _ in range(3):
+            assert await soon(bus.emit_async("a")) == 1
+        assert await is_free(bus)
+
+    async def test_after_an_error_that_is_not_isolated(self) -> None:
+        class Stop(BaseException):
+            pass
+
+        bus = EventBus(max_concurrency=1)
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            await asyncio.sleep(0)
+            raise Stop
+
+        bus.on("a", anote([], "queued behind it"))
+        with pytest.raises(Stop):
+            await soon(bus.emit_async("a"))
+        assert await is_free(bus)
+
+    async def test_after_the_emission_was_cancelled(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        bus.on("a", Gate().wait)
+        task = asyncio.ensure_future(bus.emit_async("a"))
+        await turns()
+        assert not await is_free(bus)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await is_free(bus)
+
+    async def test_after_the_emission_was_closed_by_hand(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        bus.on("a", Gate().wait)
+        emission = bus.emit_async("a")
+        emission.send(None)
+        emission.close()
+        await turns()
+        assert await is_free(bus)
+
+    def test_after_its_loop_was_closed(self) -> None:
+        bus = EventBus(max_concurrency=1)
+
+        async def abandon() -> None:
+            bus.on("a", Gate().wait)
+            bus.emit("a")
+            bus.emit("a")
+            await turns()
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(abandon())
+        loop.close()
+        bus.clear()
+
+        async def next_loop() -> bool:
+            await soon(bus.drain())  # ends what was stranded
+            return await is_free(bus)
+
+        assert asyncio.run(next_loop())
+
+
+class TestLeavingTheQueue:
+    async def test_cancelling_an_emission_removes_its_queued_handlers_unrun(
+        self, records: Records
+    ) -> None:
+        bus = EventBus(max_concurrency=1)
+        gate = Gate()
+        log: list[str] = []
+        bus.on("a", gate.wait)
+        queued = [bus.subscribe("a", anote(log, "queued")) for _ in range(3)]
+        task = asyncio.ensure_future(bus.emit_async("a"))
+        await turns()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await soon(task)
+        await turns()
+        assert gate.ended == "cancelled"
+        assert log == []
+        assert [subscription.calls for subscription in queued] == [0, 0, 0]
+        assert records == []
+        assert await is_free(bus)
+
+    async def test_the_others_keep_their_places(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        gate = Gate()
+        log: list[Any] = []
+        bus.on("first", gate.wait)
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            log.append(payload)
+
+        first = asyncio.ensure_future(bus.emit_async("first"))
+        await turns()
+        tasks = [asyncio.ensure_future(bus.emit_async("a", n)) for n in range(4)]
+        await turns()
+        tasks[1].cancel()
+        await turns()
+        gate.gate.set()
+        await soon(asyncio.wait([first, *tasks]))
+        assert log == [0, 2, 3]
+
+    async def test_a_subscription_that_ends_meanwhile_is_skipped(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        gate = Gate()
+        log: list[str] = []
+        bus.on("a", gate.wait)
+        removed = bus.subscribe("a", anote(log, "removed"))
+        bus.on("a", anote(log, "kept"))
+        task = asyncio.ensure_future(bus.emit_async("a"))
+        await turns()
+        removed.cancel()
+        gate.gate.set()
+        assert await soon(task) == 2
+        assert log == ["kept"]
+        assert removed.calls == 0
+
+    async def test_closing_the_bus_ends_what_is_queued_unrun(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        gate = Gate()
+        log: list[str] = []
+        bus.on("a", gate.wait)
+        bus.on("a", anote(log, "queued"))
+        assert bus.emit("a") == 2
+        await turns()
+        await soon(bus.aclose())
+        assert gate.ended == "cancelled"
+        assert log == []
+
+
+class TestOtherOptions:
+    async def test_drain_waits_for_the_queued_ones_and_names_them(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        gate = Gate()
+        log: list[str] = []
+        bus.on("a", gate.wait)
+
+        @bus.on("b")
+        async def queued(payload: object) -> None:
+            log.append("queued")
+
+        bus.emit("a")
+        bus.emit("b")
+        await turns()
+        assert await bus.drain(timeout=0) == ["a -> Gate.wait", f"b -> {queued.__qualname__}"]
+        gate.gate.set()
+        assert await soon(bus.drain()) == []
+        assert log == ["queued"]
+
+    async def test_queued_ones_count_for_max_pending(self) -> None:
+        bus = EventBus(max_concurrency=1, max_pending=2)
+        gate = Gate()
+        bus.on("a", gate.wait)
+        assert [bus.emit("a") for _ in range(4)] == [1, 1, 0, 0]
+        gate.gate.set()
+        await soon(bus.drain())
+
+    async def test_the_clock_of_a_timeout_starts_with_the_handler(self, records: Records) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[str] = []
+
+        async def slow(payload: object) -> None:
+            await asyncio.sleep(0.15)
+
+        async def quick(payload: object) -> None:
+            await asyncio.sleep(0)
+            log.append("quick")
+
+        bus.on("a", slow)
+        bus.on("a", quick, timeout=0.1)
+        assert await soon(bus.emit_async("a")) == 2
+        assert log == ["quick"]
+        assert records == []
+
+    async def test_a_handler_that_times_out_makes_room(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[str] = []
+        bus.on("a", Gate().wait, timeout=0.05)
+        bus.on("a", anote(log, "next"))
+        assert await soon(bus.emit_async("a")) == 2
+        assert log == ["next"]
+
+    async def test_a_once_handler_that_is_queued_runs_once(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        meter = Meter()
+        bus.on("a", meter.handler("other"))
+        bus.once("a", meter.handler("once"))
+        await soon(asyncio.gather(bus.emit_async("a"), bus.emit_async("a")))
+        assert sorted(meter.log) == ["once", "other", "other"]
+
+    def test_threads_with_loops_of_their_own_share_the_bound(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        lock = threading.Lock()
+        overlaps: list[bool] = []
+
+        @bus.on("a")
+        async def exclusive(payload: object) -> None:
+            overlaps.append(not lock.acquire(blocking=False))
+            await turns(3)
+            lock.release()
+
+        async def emit() -> None:
+            for _ in range(20):
+                assert await bus.emit_async("a") == 1
+
+        threads = [threading.Thread(target=lambda: asyncio.run(emit())) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+        assert overlaps == [False] * 60
