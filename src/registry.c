@@ -284,12 +284,10 @@ any_plan(aeb_bus *bus)
 {
     if (bus->any_plan == NULL) {
         PyObject *fresh = (PyObject *)plan_new(bus, NULL);
-        if (bus->any_plan == NULL) {
-            bus->any_plan = fresh;
+        if (bus->any_plan != NULL) {
+            Py_CLEAR(fresh); /* a finaliser emitted while it was made: they are the same */
         }
-        else {
-            Py_XDECREF(fresh); /* a finaliser emitted while it was made: they are the same */
-        }
+        bus->any_plan = fresh != NULL ? fresh : bus->any_plan;
     }
     return (aeb_plan *)Py_XNewRef(bus->any_plan);
 }
@@ -302,9 +300,8 @@ remember_plan(aeb_bus *bus, PyObject *name, aeb_plan *plan_steal, bool own)
     if (!own && PyUnicode_GET_LENGTH(name) > MAX_ANY_NAME) {
         return plan_steal;
     }
-    PyObject *kept = PyDict_SetDefault(bus->plans, name, (PyObject *)plan_steal);
+    PyObject *kept = Py_XNewRef(PyDict_SetDefault(bus->plans, name, (PyObject *)plan_steal));
     bus->n_any_plans += !own && kept != NULL;
-    Py_XINCREF(kept);
     Py_DECREF(plan_steal);
     return (aeb_plan *)kept;
 }
@@ -325,14 +322,11 @@ aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
         }
         uint64_t version = bus->plans_version;
         plan = own ? plan_new(bus, exact) : any_plan(bus);
-        if (plan != NULL && version == bus->plans_version) {
-            plan = remember_plan(bus, exact, plan, own);
-        }
-        else if (plan != NULL) {
+        if (plan != NULL && version != bus->plans_version) {
             Py_CLEAR(plan); /* a finaliser subscribed or cancelled while it was made: once more */
             continue;
         }
-        if (plan == NULL) {
+        if (plan == NULL || (plan = remember_plan(bus, exact, plan, own)) == NULL) {
             Py_DECREF(exact);
             return NULL;
         }
