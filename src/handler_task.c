@@ -18,6 +18,7 @@
 #include "coroutine.h"
 #include "offload.h"
 #include "report.h"
+#include "timeout.h"
 
 /* ---- making and keeping them ----------------------------------------------------------------- */
 
@@ -100,6 +101,7 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     PyObject *payload = self->payload, *event = self->event, *parent = (PyObject *)self->parent;
     PyObject *bus = (PyObject *)self->bus;
     Py_INCREF(self); /* its owner may hold the last reference, and let go of it now */
+    aeb_timeout_disarm(self);
     self->inner = self->awaitable = self->context = self->yielded = self->task = NULL;
     self->event = NULL;
     self->payload = Py_NewRef(Py_None); /* whoever keeps the task need not keep that */
@@ -132,9 +134,27 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     return taken;
 }
 
+/* The pending error must not be isolated: the owner takes it, or the task raises it. */
+static PySendResult
+handler_ended_fatally(aeb_handler_task *self, PyObject **result)
+{
+    PyObject *fatal = aeb_take_exception();
+    if (aeb_handler_task_settle(self, fatal)) {
+        Py_DECREF(fatal);
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    aeb_restore_exception_steal(fatal);
+    return PYGEN_ERROR;
+}
+
 static PySendResult
 handler_returned(aeb_handler_task *self, PyObject **result)
 {
+    if (AEB_UNLIKELY(self->timed_out) && /* it swallowed the cancellation, but that is no excuse */
+        aeb_report_timeout(self->bus, self->sub, self->name, self->nested) < 0) {
+        return handler_ended_fatally(self, result);
+    }
     (void)aeb_handler_task_settle(self, NULL);
     *result = Py_NewRef(Py_None);
     return PYGEN_RETURN;
@@ -187,40 +207,33 @@ handler_raised(aeb_handler_task *self, PyObject **result)
     *result = NULL;
     self->status =
         AEB_HANDLER_RUNNING; /* a log handler that closes the bus must not end it first */
+    PyObject *exc;
     if (aeb_cancelled_error_pending(self->state)) {
-        PyObject *cancelled = aeb_take_exception();
-        int status = self->cancel_requested
-                         ? 0
-                         : aeb_report_cancelled(bus, self->sub, self->name, self->nested);
-        if (status == 0) {
-            /* Unlike other errors it goes on to the task, which is cancelled, not just done. */
-            self->ended_cancelled = true;
-            (void)aeb_handler_task_settle(self, NULL);
-            aeb_restore_exception_steal(cancelled);
-            return PYGEN_ERROR;
+        exc = aeb_take_exception();
+        int status = 0;
+        if (AEB_UNLIKELY(self->timed_out)) {
+            status = aeb_report_timeout(bus, self->sub, self->name, self->nested);
         }
-        Py_DECREF(cancelled);
+        else if (!self->cancel_requested) {
+            status = aeb_report_cancelled(bus, self->sub, self->name, self->nested);
+        }
+        self->ended_cancelled = status == 0;
     }
     else {
-        PyObject *failure = aeb_take_exception();
-        aeb_restore_exception_steal(Py_NewRef(failure));
-        if (aeb_report_failure(bus, self->sub, self->name, self->nested) == 0) {
-            /* It goes on to the task as well, for whoever asks the task how it ended. */
-            self->failed = true;
+        exc = aeb_take_exception();
+        aeb_restore_exception_steal(Py_NewRef(exc));
+        self->failed = aeb_report_failure(bus, self->sub, self->name, self->nested) == 0;
+        if (self->failed) {
             have_failure_retrieved(self);
-            (void)aeb_handler_task_settle(self, NULL);
-            aeb_restore_exception_steal(failure);
-            return PYGEN_ERROR;
         }
-        Py_DECREF(failure);
     }
-    PyObject *fatal = aeb_take_exception();
-    if (aeb_handler_task_settle(self, fatal)) {
-        Py_DECREF(fatal);
-        *result = Py_NewRef(Py_None);
-        return PYGEN_RETURN;
+    if (!self->ended_cancelled && !self->failed) {
+        Py_DECREF(exc);
+        return handler_ended_fatally(self, result);
     }
-    aeb_restore_exception_steal(fatal);
+    /* It goes on to the task, which is cancelled or failed to whoever asks how it ended. */
+    (void)aeb_handler_task_settle(self, NULL);
+    aeb_restore_exception_steal(exc);
     return PYGEN_ERROR;
 }
 
@@ -355,6 +368,11 @@ aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, Py
         return handler_raised(self, result);
     }
     bool begin = self->status == AEB_HANDLER_NEW;
+    bool limited = begin && self->sub->timeout > 0.0;
+    double start = 0.0;
+    if (AEB_UNLIKELY(limited)) {
+        start = aeb_timeout_clock(self);
+    }
     self->status = AEB_HANDLER_RUNNING;
     int begun = begin ? handler_begin(self) : 1;
     if (begun > 0) {
@@ -376,7 +394,11 @@ aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, Py
         aeb_restore_exception_steal(raised);
         Py_DECREF(context);
     }
-    return aeb_handler_task_stepped(self, sent, result);
+    sent = aeb_handler_task_stepped(self, sent, result);
+    if (AEB_UNLIKELY(limited) && sent == PYGEN_NEXT) {
+        aeb_timeout_arm(self, start);
+    }
+    return sent;
 }
 
 /* The answer to a step after the end: what the task has not been told yet, or an error. */
@@ -536,6 +558,12 @@ handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+handler_expire(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
+{
+    return aeb_timeout_expire(self);
+}
+
+static PyObject *
 handler_get_name(aeb_handler_task *self, void *Py_UNUSED(closure))
 {
     return self->sub == NULL ? PyUnicode_FromString("") : aeb_handler_name(self->sub->handler);
@@ -572,6 +600,7 @@ static PyMethodDef handler_methods[] = {
     {"_retrieve", AEB_METHOD(handler_retrieve), METH_O,
      PyDoc_STR("Look at how a task has ended.")},
     {"_start", AEB_METHOD(handler_start), METH_NOARGS, PyDoc_STR("Make its task.")},
+    {"_expire", AEB_METHOD(handler_expire), METH_NOARGS, PyDoc_STR("Its time is over.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -608,6 +637,7 @@ handler_traverse(aeb_handler_task *self, visitproc visit, void *arg)
     Py_VISIT(self->yielded);
     Py_VISIT(self->failure);
     Py_VISIT(self->loop);
+    Py_VISIT(self->timer);
     Py_VISIT(self->task);
     Py_VISIT(self->parent);
     Py_VISIT(self->owner);
@@ -629,6 +659,7 @@ handler_clear(aeb_handler_task *self)
     Py_CLEAR(self->yielded);
     Py_CLEAR(self->context);
     Py_CLEAR(self->loop);
+    Py_CLEAR(self->timer);
     Py_CLEAR(self->task);
     Py_CLEAR(self->parent);
     return 0;

@@ -34,6 +34,7 @@ typedef struct aeb_handler_task {
     PyObject *yielded;   /* what the first step yielded, until the task takes a step itself */
     PyObject *failure;   /* why the handler failed, until the task has been told */
     PyObject *loop;
+    PyObject *timer; /* the handle of its timeout, while that is armed */
     PyObject *task;
     struct aeb_handler_task *parent; /* strong: the delivery whose handler emitted, or NULL */
     PyObject *owner;                 /* strong, or NULL: for `settled` */
@@ -48,7 +49,8 @@ typedef struct aeb_handler_task {
     bool cancel_requested; /* by the bus itself, so it is no news */
     bool finished_early;   /* in the early first step; the task has yet to learn it */
     bool ended_cancelled;
-    bool failed; /* the handler raised, and that has been reported */
+    bool failed;           /* the handler raised, and that has been reported */
+    bool timed_out;        /* its task was cancelled by its timeout */
     Py_ssize_t parked; /* how often, see schedule.c */
     PyObject *weakrefs;
 } aeb_handler_task;

@@ -81,10 +81,12 @@ record_attributes(aeb_state *state, PyObject *handler_name, PyObject *name)
     return extra;
 }
 
-/* logger.<method>(format, handler_name, name[, text], exc_info=exc, extra={...}) */
+/* logger.<method>(format, handler_name, name, exc_info=None, extra={...}), and with an exception
+ * (format, handler_name, name, text, exc_info=exc, ...) or (format, handler_name, seconds, name,
+ * exc_info=exc, ...) when `seconds` is not NULL. */
 static int
 log_record(aeb_bus *bus, PyObject *method, const char *format_text, PyObject *handler_name,
-           PyObject *name, PyObject *exc, bool nested)
+           PyObject *seconds, PyObject *name, PyObject *exc, bool nested)
 {
     int status = -1;
     PyObject *format = NULL, *text = NULL, *exc_info = NULL, *extra = NULL, *result = NULL;
@@ -99,7 +101,11 @@ log_record(aeb_bus *bus, PyObject *method, const char *format_text, PyObject *ha
     if (format == NULL || text == NULL || exc_info == NULL || extra == NULL) {
         goto done;
     }
-    if (exc != NULL) {
+    if (seconds != NULL) {
+        PyObject *args[] = {logger, format, handler_name, seconds, name, exc_info, extra};
+        result = PyObject_VectorcallMethod(method, args, 5, bus->state->log_kwnames);
+    }
+    else if (exc != NULL) {
         PyObject *args[] = {logger, format, handler_name, name, text, exc_info, extra};
         result = PyObject_VectorcallMethod(method, args, 5, bus->state->log_kwnames);
     }
@@ -173,7 +179,7 @@ aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool n
     }
     int status =
         log_record(bus, bus->state->str_warning, "Handler '%s' was cancelled on event '%s'",
-                   handler_name, name, NULL, nested);
+                   handler_name, NULL, name, NULL, nested);
     Py_DECREF(handler_name);
     return status;
 }
@@ -201,7 +207,7 @@ aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nes
     }
     else {
         status = log_record(bus, bus->state->str_error, "Handler '%s' raised on event '%s': %s",
-                            handler_name, name, exc, nested);
+                            handler_name, NULL, name, exc, nested);
     }
     if (status == 0) {
         status = call_on_error(bus, name, handler, exc, nested);
@@ -209,6 +215,35 @@ aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nes
     Py_XDECREF(handler_name);
     Py_DECREF(handler);
     Py_DECREF(exc);
+    return status;
+}
+
+int
+aeb_report_timeout(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+{
+    sub->failures++;
+    PyObject *handler = Py_NewRef(sub->handler);
+    PyObject *handler_name = aeb_handler_name(handler);
+    PyObject *seconds = PyFloat_FromDouble(sub->timeout);
+    PyObject *text = seconds == NULL ? NULL : PyUnicode_FromFormat("timed out after %R s", seconds);
+    PyObject *exc = text == NULL ? NULL : PyObject_CallOneArg(PyExc_TimeoutError, text);
+    int status;
+    if (handler_name == NULL || exc == NULL) {
+        status = report_of_report(NULL, nested);
+    }
+    else {
+        status = log_record(bus, bus->state->str_error,
+                            "Handler '%s' timed out after %g s on event '%s'", handler_name,
+                            seconds, name, exc, nested);
+    }
+    if (status == 0 && exc != NULL) {
+        status = call_on_error(bus, name, handler, exc, nested);
+    }
+    Py_XDECREF(exc);
+    Py_XDECREF(text);
+    Py_XDECREF(seconds);
+    Py_XDECREF(handler_name);
+    Py_DECREF(handler);
     return status;
 }
 

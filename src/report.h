@@ -14,6 +14,10 @@ int aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool
 /* Logs that a handler was cancelled.  0, or -1 for an error that must propagate. */
 int aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
 
+/* Accounts for a handler that exceeded its timeout, and reports it as a failure with a TimeoutError.
+ * 0, or -1 for an error that must propagate. */
+int aeb_report_timeout(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
+
 /* Logs that `limit` handlers are pending and `sub`'s was therefore not started; `dropped` is how
  * many were not since this was last logged.  0 or -1 likewise. */
 int aeb_report_dropped(aeb_bus *bus, aeb_subscription *sub, PyObject *name, Py_ssize_t limit,

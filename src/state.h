@@ -62,6 +62,7 @@
     X(str_eager_start, "eager_start")                                                              \
     X(str_error, "error")                                                                          \
     X(str_event_name, "event_name")                                                                \
+    X(str_expire, "_expire")                                                                       \
     X(str_get_context, "get_context")                                                              \
     X(str_get_coro, "get_coro")                                                                    \
     X(str_get_loop, "get_loop")                                                                    \
@@ -77,6 +78,7 @@
     X(str_start, "_start")                                                                         \
     X(str_task_factory, "_task_factory")                                                           \
     X(str_throw, "throw")                                                                          \
+    X(str_time, "time")                                                                            \
     X(str_warning, "warning")
 
 /* One thread that is inside an emission, and how many emissions deep (see dispatch.h). */
