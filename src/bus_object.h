@@ -25,9 +25,6 @@ typedef struct aeb_bus {
     PyObject *logger;   /* NULL: the logger "agent_event_bus" */
     PyObject *on_error; /* NULL: none */
 
-    /* handler_start.c */
-    Py_ssize_t max_concurrency; /* of async handlers at once; 0: no limit */
-
     /* schedule.c */
     PyObject *loop;            /* the bound loop, or NULL */
     PyObject *pending;         /* dict used as an ordered set of HandlerTask, or NULL */

@@ -178,7 +178,7 @@ start_children(aeb_emission *self, aeb_starter *starter, aeb_plan *plan, aeb_occ
     while (status == 0 && self->fatal == NULL &&
            (entry = aeb_next_entry(plan, late, &cursor, &awaitable)) != NULL) {
         aeb_handler_task *child;
-        if (AEB_LIKELY(starter->untracked && awaitable == NULL)) {
+        if (AEB_LIKELY(starter->untracked && awaitable == NULL && !entry->sub->needs_delivery)) {
             status = aeb_starter_run(starter, entry, &child);
             if (AEB_LIKELY(status > 0)) {
                 self->n_called++;

@@ -294,6 +294,7 @@ aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
     self->envelope = options->envelope;
     self->offload = options->offload;
     self->is_async = is_coroutine_function || options->offload;
+    self->needs_delivery = options->offload || options->timeout > 0.0;
     return self;
 }
 
