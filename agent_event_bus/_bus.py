@@ -80,7 +80,8 @@ class EventBus(_core.EventBus):
     async def drain(self, timeout: float | None = None) -> list[str]:
         """Wait until everything that ``emit`` scheduled is over, also what its handlers scheduled.
 
-        Called inside a handler that is itself pending, it does not wait for that handler.
+        Called inside a handler that is itself pending, it does not wait for that handler. It gives
+        up the handler's share of ``max_concurrency``, which others may need to get done.
 
         Args:
             timeout: Seconds to wait at most; None waits as long as it takes.
@@ -108,6 +109,7 @@ class EventBus(_core.EventBus):
                 loop.call_soon_threadsafe(wake)
 
         self._close_stranded()
+        self._give_up_permits()
         own = self._own_delivery()
         if own is not None:
             self._park(own, True)

@@ -4,6 +4,7 @@
 #include "emission.h"
 #include "emitter.h"
 #include "options.h"
+#include "permit.h"
 #include "registry.h"
 #include "report.h"
 #include "schedule.h"
@@ -310,6 +311,15 @@ bus_park(aeb_bus *self, PyObject *args)
 }
 
 static PyObject *
+bus_give_up_permits(aeb_bus *self, PyObject *Py_UNUSED(ignored))
+{
+    if (aeb_permit_give_up_own(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 bus_close(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 {
     self->closed = true;
@@ -403,6 +413,7 @@ bus_traverse(aeb_bus *self, visitproc visit, void *arg)
     Py_VISIT(self->module);
     int result = aeb_registry_traverse(self, visit, arg);
     result = result != 0 ? result : aeb_report_traverse(self, visit, arg);
+    result = result != 0 ? result : aeb_permit_traverse(self, visit, arg);
     return result != 0 ? result : aeb_schedule_traverse(self, visit, arg);
 }
 
@@ -411,6 +422,7 @@ bus_tp_clear(aeb_bus *self)
 {
     aeb_registry_clear(self);
     aeb_report_clear(self);
+    aeb_permit_clear(self);
     aeb_schedule_clear(self);
     return 0;
 }
@@ -483,6 +495,8 @@ static PyMethodDef bus_methods[] = {
      PyDoc_STR("_when_idle(callback, ignore_parked)\n\nCall it once, when nothing is pending.")},
     {"_forget_idle", AEB_METHOD(bus_forget_idle), METH_O,
      PyDoc_STR("_forget_idle($self, callback, /)\n--\n\nTake back a call of _when_idle.")},
+    {"_give_up_permits", AEB_METHOD(bus_give_up_permits), METH_NOARGS,
+     PyDoc_STR("_give_up_permits($self, /)\n--\n\nThe calling handler makes room for others.")},
     {"_park", AEB_METHOD(bus_park), METH_VARARGS,
      PyDoc_STR(
          "_park(delivery, parked)\n\nDo not count a delivery that waits for the bus itself.")},

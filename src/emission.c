@@ -20,6 +20,7 @@
 #include "coroutine.h"
 #include "dispatch.h"
 #include "handler_task.h"
+#include "permit.h"
 #include "registry.h"
 #include "report.h"
 #include "subscription.h"
@@ -165,6 +166,18 @@ keep_child(aeb_emission *self, aeb_handler_task *child)
     return 0;
 }
 
+/* Starts a delivery of this emission now, or leaves that to the queue of the bus. */
+static int
+start_child(aeb_emission *self, aeb_starter *starter, aeb_handler_task *child)
+{
+    adopt_child((PyObject *)self, child);
+    int go_ahead = aeb_permit_take(child, self->loop, self->nested);
+    if (AEB_LIKELY(go_ahead > 0)) {
+        return aeb_starter_start(starter, child);
+    }
+    return go_ahead == 0 ? 0 : aeb_handler_task_fail(child);
+}
+
 /* Starts the async handlers of the plan and the awaitables that sync ones returned, in their common
  * order.  Stops at the first fatal error.  -1 when one could not be made. */
 static int
@@ -193,8 +206,7 @@ start_children(aeb_emission *self, aeb_starter *starter, aeb_plan *plan, aeb_occ
                 status = -1;
                 break;
             }
-            adopt_child((PyObject *)self, child);
-            status = aeb_starter_start(starter, child);
+            status = start_child(self, starter, child);
         }
         if (child != NULL) {
             status = status == 0 ? keep_child(self, child) : status;
@@ -212,8 +224,7 @@ start_prepared(aeb_emission *self, aeb_starter *starter)
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(self->deliveries); i++) {
         aeb_handler_task *child = (aeb_handler_task *)PyList_GET_ITEM(self->deliveries, i);
         if (self->fatal == NULL) {
-            adopt_child((PyObject *)self, child);
-            status = aeb_starter_start(starter, child);
+            status = start_child(self, starter, child);
             status = status == 0 ? keep_child(self, child) : status;
         }
         else {

@@ -137,6 +137,16 @@ aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **fo
     return 0;
 }
 
+int
+aeb_handler_task_inside(aeb_state *state)
+{
+    aeb_handler_task *found;
+    int status = aeb_handler_task_current(state, NULL, &found);
+    bool inside = found != NULL;
+    Py_XDECREF(found);
+    return status < 0 ? -1 : inside;
+}
+
 Py_ssize_t
 aeb_handler_task_base_depth(aeb_state *state, const aeb_handler_task *parent)
 {
@@ -454,6 +464,19 @@ aeb_starter_start(aeb_starter *starter, aeb_handler_task *delivery)
         status = aeb_handler_task_fail(delivery);
     }
     Py_DECREF(delivery);
+    return status;
+}
+
+int
+aeb_starter_start_alone(aeb_handler_task *delivery)
+{
+    aeb_starter starter = {
+        .state = delivery->state, .bus = delivery->bus, .loop = delivery->loop};
+    if (aeb_starter_begin(&starter) < 0) {
+        return aeb_handler_task_fail(delivery);
+    }
+    int status = aeb_starter_start(&starter, delivery);
+    aeb_starter_end(&starter, status < 0);
     return status;
 }
 

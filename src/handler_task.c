@@ -17,6 +17,7 @@
 #include "aio.h"
 #include "coroutine.h"
 #include "offload.h"
+#include "permit.h"
 #include "report.h"
 #include "timeout.h"
 
@@ -112,6 +113,7 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     self->settled = NULL;
     self->owner = NULL;
     self->parent = NULL;
+    aeb_permit_release(self);
     self->bus = NULL;
     if (awaitable != NULL) { /* never started: a coroutine would warn that nobody awaited it */
         PyObject *exc = aeb_take_exception();
@@ -546,12 +548,12 @@ handler_cancel(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* The callback that call_soon_threadsafe runs on the bound loop. */
+/* The callback that its loop runs, where it could not be started at once. */
 static PyObject *
 handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->status == AEB_HANDLER_NEW && self->task == NULL &&
-        aeb_handler_task_start(self, self->loop) < 0) {
+        aeb_starter_start_alone(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -599,7 +601,7 @@ static PyMethodDef handler_methods[] = {
      PyDoc_STR("Ask its task, in its loop's thread, to cancel.")},
     {"_retrieve", AEB_METHOD(handler_retrieve), METH_O,
      PyDoc_STR("Look at how a task has ended.")},
-    {"_start", AEB_METHOD(handler_start), METH_NOARGS, PyDoc_STR("Make its task.")},
+    {"_start", AEB_METHOD(handler_start), METH_NOARGS, PyDoc_STR("Take its first step.")},
     {"_expire", AEB_METHOD(handler_expire), METH_NOARGS, PyDoc_STR("Its time is over.")},
     {NULL, NULL, 0, NULL},
 };
@@ -670,6 +672,7 @@ static void
 handler_finalize(PyObject *obj)
 {
     aeb_handler_task *self = (aeb_handler_task *)obj;
+    aeb_permit_release(self); /* its loop has gone, and nobody else will */
     if (self->status != AEB_HANDLER_NEW || self->awaitable == NULL) {
         return;
     }

@@ -30,7 +30,8 @@ typedef struct aeb_handler_task {
     PyObject *event;     /* the Event when the form needs one, else NULL */
     PyObject *awaitable; /* what the handler returned, until it is started */
     PyObject *inner;     /* the iterator that is being driven */
-    PyObject *context;   /* entered around each step where tasks cannot be given one (3.9, 3.10) */
+    PyObject *context;   /* entered around each step where tasks cannot be given one (3.9, 3.10);
+                          * while queued, what it will be started in */
     PyObject *yielded;   /* what the first step yielded, until the task takes a step itself */
     PyObject *failure;   /* why the handler failed, until the task has been told */
     PyObject *loop;
@@ -51,6 +52,9 @@ typedef struct aeb_handler_task {
     bool ended_cancelled;
     bool failed;           /* the handler raised, and that has been reported */
     bool timed_out;        /* its task was cancelled by its timeout */
+    bool queued;           /* in the queue of permit.c, between these two: */
+    struct aeb_handler_task *queue_before, *queue_after; /* borrowed, or NULL */
+    long permit;       /* the process in which it has a permit of its bus; 0: none */
     Py_ssize_t parked; /* how often, see schedule.c */
     PyObject *weakrefs;
 } aeb_handler_task;
@@ -138,6 +142,9 @@ int aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry,
  * none.  0 or -1. */
 int aeb_starter_make_delivery(aeb_starter *starter);
 
+/* Starts a delivery by itself, in the running loop, which is its own.  0 or -1, likewise. */
+int aeb_starter_start_alone(aeb_handler_task *delivery);
+
 /* Puts things back as they were.  A pending exception, which there is when `raised`, stays. */
 void aeb_starter_end(aeb_starter *starter, bool raised);
 
@@ -170,6 +177,9 @@ int aeb_handler_task_fail(aeb_handler_task *self);
  * made: a new reference in *found, or NULL.  `task` is the current task of the running loop, when
  * the caller knows it, else NULL.  0 or -1. */
 int aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **found);
+
+/* Whether the calling code belongs to an unfinished async handler: 1, 0 or -1. */
+int aeb_handler_task_inside(aeb_state *state);
 
 /* How many handlers certainly or possibly wait in a row above an emission whose emitter has been
  * looked for with aeb_handler_task_current(). */

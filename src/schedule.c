@@ -14,6 +14,7 @@
 #include "emission.h"
 #include "handler_task.h"
 #include "offload.h"
+#include "permit.h"
 #include "report.h"
 
 /* Seconds between two warnings of one bus that it drops deliveries. */
@@ -102,16 +103,21 @@ delivery_settled(aeb_handler_task *delivery, PyObject *Py_UNUSED(fatal))
 
 /* ---- where async handlers run ---------------------------------------------------------------- */
 
-/* Schedules one delivery on a loop: as a task when it runs in this thread, else through
- * call_soon_threadsafe with a copy of this thread's context.  0, or -1 with an error that must
- * propagate. */
+/* Schedules one delivery on a loop, when it has a permit: as a task when the loop runs in this
+ * thread, else through call_soon_threadsafe with a copy of this thread's context.  0, or -1 with an
+ * error that must propagate. */
 static int
-schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool in_this_thread)
+schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool in_this_thread,
+                  bool exempt)
 {
     delivery->loop = Py_NewRef(loop);
     delivery->settled = delivery_settled;
     if (own_pending(bus) < 0 || PyDict_SetItem(bus->pending, (PyObject *)delivery, Py_None) < 0) {
         return aeb_handler_task_fail(delivery);
+    }
+    int go_ahead = aeb_permit_take(delivery, loop, exempt);
+    if (go_ahead <= 0) {
+        return go_ahead == 0 ? 0 : aeb_handler_task_fail(delivery);
     }
     if (in_this_thread) {
         return aeb_handler_task_start(delivery, loop);
@@ -179,11 +185,18 @@ schedule_on_loop(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject 
     aeb_async_cursor cursor = {.next_entry = plan->n_sync};
     aeb_handler_task *delivery;
     Py_ssize_t n_scheduled = 0;
-    int status = 0, full;
+    int status = 0, full, exempt = nested;
+    if (AEB_UNLIKELY(bus->max_concurrency > 0) && !nested) {
+        exempt = aeb_handler_task_inside(bus->state);
+        if (exempt < 0) {
+            aeb_close_late(bus->state, late, 0);
+            return -1;
+        }
+    }
     while ((full = is_full(bus)) == 0 &&
            (status = aeb_next_delivery(bus, plan, occasion, late, &cursor, &delivery)) > 0) {
         n_scheduled += delivery->awaitable == NULL;
-        status = schedule_delivery(bus, delivery, loop, in_this_thread);
+        status = schedule_delivery(bus, delivery, loop, in_this_thread, exempt);
         Py_DECREF(delivery);
         if (status < 0) {
             break;

@@ -49,6 +49,7 @@
 #define AEB_STATE_STRINGS(X)                                                                       \
     X(str_asyncio_future_blocking, "_asyncio_future_blocking")                                     \
     X(str_add_done_callback, "add_done_callback")                                                  \
+    X(str_call_soon, "call_soon")                                                                  \
     X(str_call_soon_threadsafe, "call_soon_threadsafe")                                            \
     X(str_cancel, "cancel")                                                                        \
     X(str_cancelling, "cancelling")                                                                \

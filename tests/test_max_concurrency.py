@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import sys
 import threading
 from typing import Any
 
 import pytest
-from helpers import DEADLINE, Gate, LoopThread, anote, failing, note, soon, turns
+from helpers import DEADLINE, Gate, LoopThread, anote, failing, note, run_isolated, soon, turns
 
 from agent_event_bus import EventBus
 
@@ -310,6 +311,44 @@ class TestNesting:
         await soon(bus.drain())
 
 
+    async def test_so_is_one_in_a_sync_handler(self) -> None:
+        bus = EventBus(max_concurrency=1)
+        gate = Gate()
+        log: list[str] = []
+        bus.on("inner", anote(log, "inner"))
+        bus.on("outer", lambda payload: bus.emit("inner"))
+        bus.on("wait", gate.wait)
+        bus.emit("wait")
+        await turns()
+        bus.emit("outer")
+        await turns()
+        assert log == ["inner"]
+        gate.gate.set()
+        await soon(bus.drain())
+
+    @pytest.mark.parametrize("way", ["emit", "emit_async"])
+    async def test_a_handler_that_drains_the_bus_makes_room_for_what_it_waits_for(
+        self, way: str
+    ) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[str] = []
+
+        @bus.on("outer")
+        async def outer(payload: object) -> None:
+            await turns()
+            assert await bus.drain() == []
+            log.append("outer")
+
+        bus.on("queued", anote(log, "queued"))
+        task = asyncio.ensure_future(bus.emit_async("outer")) if way == "emit_async" else None
+        if task is None:
+            bus.emit("outer")
+        await turns(1)
+        bus.emit("queued")
+        await soon(bus.drain() if task is None else task)
+        assert log == ["queued", "outer"]
+
+
 class TestPermitsComeBack:
     @pytest.mark.parametrize("error", [ValueError("no"), asyncio.CancelledError()])
     async def test_after_a_failure_and_a_cancellation(self, error: BaseException) -> None:
@@ -385,6 +424,39 @@ class TestPermitsComeBack:
             return await is_free(bus)
 
         assert asyncio.run(next_loop())
+
+
+    def test_when_the_loop_of_a_queued_handler_is_closed(self, records: Records) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[str] = []
+        gate = Gate()
+        bus.on("wait", gate.wait)
+        bus.on("a", anote(log, "on a closed loop"))
+
+        async def leave_queued() -> None:
+            bus.emit("a")
+
+        async def hold() -> bool:
+            holder = asyncio.ensure_future(bus.emit_async("wait"))
+            await turns()
+            other = asyncio.new_event_loop()
+            await asyncio.get_running_loop().run_in_executor(
+                None, other.run_until_complete, leave_queued()
+            )
+            other.close()
+            gate.gate.set()
+            assert await soon(holder) == 1
+            return await is_free(bus)
+
+        assert asyncio.run(hold())
+        assert log == []
+        assert [record.getMessage() for record in records] == [
+            "Handler 'anote.<locals>.handler' raised on event 'a': Event loop is closed"
+        ]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
+    def test_in_a_forked_child_which_has_none_of_the_handlers_that_hold_them(self) -> None:
+        assert run_isolated("fork_child.py", "pending_limited").strip() == "ok"
 
 
 class TestLeavingTheQueue:

@@ -55,8 +55,7 @@ def wait_for(child: int) -> None:
     assert status == 0, f"the child ended with status {status}"
 
 
-async def fork_with_pending() -> None:
-    bus = EventBus()
+async def fork_with_pending(bus: EventBus) -> None:
     gate = asyncio.Event()
     finished: list[object] = []
 
@@ -140,7 +139,9 @@ def fork_while_a_thread_emits() -> None:
 
 logging.getLogger("quiet").setLevel(logging.CRITICAL + 1)
 if sys.argv[1] == "pending":
-    asyncio.run(fork_with_pending())
+    asyncio.run(fork_with_pending(EventBus()))
+elif sys.argv[1] == "pending_limited":
+    asyncio.run(fork_with_pending(EventBus(max_concurrency=1)))
 elif sys.argv[1] == "thread":
     fork_beside_a_thread()
 else:

@@ -1,0 +1,185 @@
+/* Permits: how many async handlers of one bus run at once (max_concurrency).
+ *
+ * A delivery takes a permit before it is started and gives it back when it is over.  When none is
+ * left it waits in a queue, and whoever gives a permit back hands it to the first one there: so
+ * permits are taken in the order of arrival, and nobody overtakes.  The queue is a list through the
+ * deliveries themselves, for any of them may leave it at any time.  It holds them strongly.
+ *
+ * An emission made inside a handler is exempt: its handlers take no permit.  If they did, a handler
+ * that awaits them would hold the very permit that they wait for.
+ *
+ * A forked child has none of the tasks that hold permits, so a permit counts in the process that
+ * gave it only.
+ */
+#include "permit.h"
+
+#include "aio.h"
+
+static void
+unlink_delivery(aeb_bus *bus, aeb_handler_task *delivery)
+{
+    aeb_handler_task *before = delivery->queue_before, *after = delivery->queue_after;
+    *(before == NULL ? &bus->first_queued : &before->queue_after) = after;
+    *(after == NULL ? &bus->last_queued : &after->queue_before) = before;
+    delivery->queue_before = delivery->queue_after = NULL;
+    delivery->queued = false;
+}
+
+/* Forgets what another process has left behind. */
+static void
+own_permits(aeb_bus *bus)
+{
+    long pid = aeb_getpid();
+    if (AEB_LIKELY(bus->permits_pid == pid)) {
+        return;
+    }
+    bus->permits_pid = pid;
+    bus->n_permits = 0;
+    while (bus->first_queued != NULL) {
+        aeb_handler_task *delivery = bus->first_queued;
+        unlink_delivery(bus, delivery);
+        aeb_handler_task_abandon(delivery);
+        Py_DECREF(delivery);
+    }
+}
+
+int
+aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
+{
+    aeb_bus *bus = delivery->bus;
+    own_permits(bus);
+    if (bus->n_permits < bus->max_concurrency) { /* then nobody is in the queue */
+        bus->n_permits++;
+        delivery->permit = bus->permits_pid;
+        return 1;
+    }
+    /* What it will be started in: the emitter may have changed its variables by then. */
+    PyObject *context = PyContext_CopyCurrent();
+    if (context == NULL) {
+        return -1;
+    }
+    Py_XSETREF(delivery->context, context);
+    Py_XSETREF(delivery->loop, Py_NewRef(loop));
+    delivery->queue_before = bus->last_queued;
+    *(bus->last_queued == NULL ? &bus->first_queued : &bus->last_queued->queue_after) = delivery;
+    bus->last_queued = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
+    delivery->queued = true;
+    return 0;
+}
+
+/* Has a delivery started by its loop, in its emitter's context.  0 or -1. */
+static int
+start_soon(aeb_handler_task *delivery)
+{
+    aeb_state *state = delivery->state;
+    PyObject *running = NULL, *method = NULL, *start = NULL, *kwargs = NULL, *handle = NULL;
+    PyObject *args = NULL, *context = delivery->context, *loop = Py_NewRef(delivery->loop);
+    delivery->context = NULL;
+    if (aeb_aio_running_loop(state, &running) == 0) {
+        method = PyObject_GetAttr(loop, running == loop ? state->str_call_soon
+                                                        : state->str_call_soon_threadsafe);
+        start = PyObject_GetAttr((PyObject *)delivery, state->str_start);
+        kwargs = PyDict_New();
+    }
+    if (method != NULL && start != NULL && kwargs != NULL &&
+        PyDict_SetItem(kwargs, state->str_context, context) == 0) {
+        args = PyTuple_Pack(1, start);
+    }
+    if (args != NULL) {
+        handle = PyObject_Call(method, args, kwargs);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(start);
+    Py_XDECREF(method);
+    Py_XDECREF(running);
+    Py_XDECREF(handle);
+    Py_DECREF(loop);
+    Py_DECREF(context);
+    return handle == NULL ? -1 : 0;
+}
+
+/* Hands out what permits there are.  Never raises. */
+static void
+start_next(aeb_bus *bus)
+{
+    PyObject *exc = aeb_take_exception();
+    while (bus->first_queued != NULL && bus->n_permits < bus->max_concurrency) {
+        aeb_handler_task *delivery = bus->first_queued;
+        unlink_delivery(bus, delivery);
+        bus->n_permits++;
+        delivery->permit = bus->permits_pid;
+        if (start_soon(delivery) < 0 && delivery->status == AEB_HANDLER_NEW) {
+            /* Its loop is closed.  It has failed, and that gives its permit back at the end: to
+             * `bus`, where this loop, not another one inside it, hands it on. */
+            delivery->permit = 0;
+            bus->n_permits--;
+            if (aeb_handler_task_fail(delivery) < 0) {
+                PyErr_WriteUnraisable((PyObject *)delivery);
+            }
+        }
+        PyErr_Clear();
+        Py_DECREF(delivery);
+    }
+    aeb_restore_exception_steal(exc);
+}
+
+void
+aeb_permit_give_back(aeb_handler_task *delivery)
+{
+    aeb_bus *bus = delivery->bus;
+    own_permits(bus);
+    if (delivery->queued) {
+        unlink_delivery(bus, delivery);
+        Py_DECREF(delivery); /* the queue's; the caller has another one */
+    }
+    if (delivery->permit == bus->permits_pid) {
+        bus->n_permits--;
+    }
+    delivery->permit = 0;
+    if (AEB_LIKELY(bus->first_queued == NULL)) {
+        return;
+    }
+    Py_INCREF(bus);
+    start_next(bus);
+    Py_DECREF(bus);
+}
+
+int
+aeb_permit_give_up_own(aeb_bus *bus)
+{
+    aeb_handler_task *task;
+    if (AEB_LIKELY(bus->max_concurrency == 0)) {
+        return 0;
+    }
+    if (aeb_handler_task_current(bus->state, NULL, &task) < 0) {
+        return -1;
+    }
+    while (task != NULL) {
+        if (task->bus == bus) {
+            aeb_permit_release(task);
+        }
+        Py_SETREF(task, (aeb_handler_task *)Py_XNewRef((PyObject *)task->parent));
+    }
+    return 0;
+}
+
+int
+aeb_permit_traverse(aeb_bus *bus, visitproc visit, void *arg)
+{
+    for (aeb_handler_task *delivery = bus->first_queued; delivery != NULL;
+         delivery = delivery->queue_after) {
+        Py_VISIT(delivery);
+    }
+    return 0;
+}
+
+void
+aeb_permit_clear(aeb_bus *bus)
+{
+    while (bus->first_queued != NULL) {
+        aeb_handler_task *delivery = bus->first_queued;
+        unlink_delivery(bus, delivery);
+        Py_DECREF(delivery);
+    }
+}

@@ -1,0 +1,39 @@
+/* Permits: how many async handlers of one bus run at once (max_concurrency). */
+#ifndef AEB_PERMIT_H
+#define AEB_PERMIT_H
+
+#include "handler_task.h"
+
+/* Whether a delivery that has just been made may be started on `loop`.  1: go ahead; 0: it waits in
+ * the queue of its bus and is started when its turn comes; -1 with an exception. */
+int aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop);
+
+/* The same; an `exempt` delivery goes ahead without a permit. */
+static inline int
+aeb_permit_take(aeb_handler_task *delivery, PyObject *loop, bool exempt)
+{
+    return AEB_LIKELY(delivery->bus->max_concurrency == 0) || exempt
+               ? 1
+               : aeb_permit_take_limited(delivery, loop);
+}
+
+/* Gives back the permit of a delivery, or its place in the queue, and starts the next one.  Never
+ * raises; a pending exception stays. */
+void aeb_permit_give_back(aeb_handler_task *delivery);
+
+static inline void
+aeb_permit_release(aeb_handler_task *delivery)
+{
+    if (AEB_UNLIKELY(delivery->queued || delivery->permit != 0)) {
+        aeb_permit_give_back(delivery);
+    }
+}
+
+/* The calling handler, and those that wait for it, are about to wait for all that the bus has to
+ * do: they give their permits of it up.  0 or -1. */
+int aeb_permit_give_up_own(aeb_bus *bus);
+
+int aeb_permit_traverse(aeb_bus *bus, visitproc visit, void *arg);
+void aeb_permit_clear(aeb_bus *bus);
+
+#endif
