@@ -163,3 +163,6 @@ class EventBus(_core.EventBus):
         for delivery in self._pending():
             if delivery.loop.is_closed():
                 delivery.close()
+
+
+EventBus._own_methods()

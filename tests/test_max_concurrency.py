@@ -429,14 +429,14 @@ class TestPermitsComeBack:
     def test_when_the_loop_of_a_queued_handler_is_closed(self, records: Records) -> None:
         bus = EventBus(max_concurrency=1)
         log: list[str] = []
-        gate = Gate()
-        bus.on("wait", gate.wait)
         bus.on("a", anote(log, "on a closed loop"))
 
         async def leave_queued() -> None:
             bus.emit("a")
 
         async def hold() -> bool:
+            gate = Gate()
+            bus.on("wait", gate.wait)
             holder = asyncio.ensure_future(bus.emit_async("wait"))
             await turns()
             other = asyncio.new_event_loop()
