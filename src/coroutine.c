@@ -35,39 +35,40 @@ aeb_thrown_exception(PyObject *args)
     return exc;
 }
 
-/* Whether nobody has this StopIteration any more, and it is as it was made for `value`. */
+/* Whether nobody else has this StopIteration any more, and it is as it was made for `value`.  One
+ * reference is ours and one the caller's. */
 static bool
 is_unused_stop(PyObject *stop, PyObject *value)
 {
     PyBaseExceptionObject *base = (PyBaseExceptionObject *)stop;
-    return Py_REFCNT(stop) == 1 && ((PyStopIterationObject *)stop)->value == value &&
+    return Py_REFCNT(stop) == 2 && ((PyStopIterationObject *)stop)->value == value &&
            base->traceback == NULL && base->context == NULL && base->cause == NULL &&
            base->dict == NULL && base->args != NULL && PyTuple_GET_SIZE(base->args) == 1 &&
            PyTuple_GET_ITEM(base->args, 0) == value;
 }
 
-/* Raises StopIteration(value).  `await` drives our coroutines through tp_iternext, so this is how
- * every emit_async ends; and making an exception costs more than all the rest of one that has no
- * handlers.  The interpreter takes the value and drops the exception at once, so those with small
- * numbers, counts of handlers, are used again. */
-static void
-raise_stop_iteration(aeb_state *state, PyObject *value)
+void
+aeb_raise_stop_iteration(aeb_state *state, Py_ssize_t number)
 {
-    long number = PyLong_CheckExact(value) ? PyLong_AsLong(value) : -1;
-    if (number < 0 || number >= AEB_MAX_FREE) {
-        PyErr_Clear(); /* a number too big for a long */
-        PyErr_SetObject(PyExc_StopIteration, value);
+    PyObject *value = PyLong_FromSsize_t(number);
+    if (value == NULL) {
         return;
     }
-    PyObject *stop = state->stop_iterations[number];
-    if (AEB_UNLIKELY(stop == NULL || !is_unused_stop(stop, value))) {
-        stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-        if (stop == NULL) {
-            return;
-        }
-        Py_XSETREF(state->stop_iterations[number], stop);
+    PyObject *stop = NULL;
+    if (AEB_LIKELY(number >= 0 && number < AEB_MAX_FREE)) {
+        stop = Py_XNewRef(state->stop_iterations[number]);
     }
-    aeb_restore_exception_steal(Py_NewRef(stop));
+    if (AEB_UNLIKELY(stop == NULL || !is_unused_stop(stop, value))) {
+        Py_XDECREF(stop);
+        stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+        if (stop != NULL && number >= 0 && number < AEB_MAX_FREE) {
+            Py_XSETREF(state->stop_iterations[number], Py_NewRef(stop));
+        }
+    }
+    Py_DECREF(value);
+    if (AEB_LIKELY(stop != NULL)) {
+        aeb_restore_exception_steal(stop);
+    }
 }
 
 void
@@ -76,20 +77,4 @@ aeb_coroutine_forget(aeb_state *state)
     for (int i = 0; i < AEB_MAX_FREE; i++) {
         Py_CLEAR(state->stop_iterations[i]);
     }
-}
-
-PyObject *
-aeb_send_result(aeb_state *state, PySendResult status, PyObject *result_steal)
-{
-    if (status != PYGEN_RETURN) {
-        return result_steal;
-    }
-    if (result_steal == Py_None) {
-        PyErr_SetNone(PyExc_StopIteration);
-    }
-    else {
-        raise_stop_iteration(state, result_steal);
-    }
-    Py_DECREF(result_steal);
-    return NULL;
 }

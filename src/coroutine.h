@@ -10,8 +10,11 @@
 /* What throw() was called with as one exception object; a new reference or NULL. */
 PyObject *aeb_thrown_exception(PyObject *args);
 
-/* result/status as the `send` slot of a Python-level method has them: a value or StopIteration. */
-PyObject *aeb_send_result(aeb_state *state, PySendResult status, PyObject *result_steal);
+/* Raises StopIteration(number).  `await` drives our coroutines through tp_iternext, so this is how
+ * every emit_async ends; and making an exception costs more than all the rest of one that has no
+ * handlers.  The interpreter takes the value and drops the exception at once, so those with small
+ * numbers are used again. */
+void aeb_raise_stop_iteration(aeb_state *state, Py_ssize_t number);
 
 /* Forgets what is kept for reuse. */
 void aeb_coroutine_forget(aeb_state *state);

@@ -20,9 +20,9 @@
 #include "coroutine.h"
 #include "dispatch.h"
 #include "handler_task.h"
-#include "permit.h"
 #include "registry.h"
 #include "report.h"
+#include "starter.h"
 #include "subscription.h"
 
 typedef enum {
@@ -60,7 +60,11 @@ emission_alloc(aeb_bus *bus, PyObject *name, PyObject *payload)
     if (AEB_LIKELY(state->n_free_emissions > 0 && state->emission_type != NULL)) {
         self = state->free_emissions[--state->n_free_emissions];
         (void)PyObject_Init((PyObject *)self, state->emission_type);
-        memset((char *)self + sizeof(PyObject), 0, sizeof(aeb_emission) - sizeof(PyObject));
+        /* One by one, for compilers make a slow string instruction of a memset of this size.  A bare
+         * emission has nothing in the other fields. */
+        self->base_depth = self->n_unfinished = self->n_called = 0;
+        self->status = EMISSION_CREATED;
+        self->nested = false;
         PyObject_GC_Track((PyObject *)self);
     }
     else {
@@ -149,10 +153,11 @@ adopt_child(PyObject *owner, aeb_handler_task *child)
     self->n_unfinished++;
 }
 
-/* Remembers a delivery that has been started, unless it is over. */
+/* Remembers a delivery that has been started, unless it is over (aeb_starter). */
 static int
-keep_child(aeb_emission *self, aeb_handler_task *child)
+keep_child(PyObject *owner, aeb_handler_task *child)
 {
+    aeb_emission *self = (aeb_emission *)owner;
     if (child->status == AEB_HANDLER_DONE) {
         return 0;
     }
@@ -166,85 +171,12 @@ keep_child(aeb_emission *self, aeb_handler_task *child)
     return 0;
 }
 
-/* Starts a delivery of this emission now, or leaves that to the queue of the bus. */
-static int
-start_child(aeb_emission *self, aeb_starter *starter, aeb_handler_task *child)
-{
-    adopt_child((PyObject *)self, child);
-    int go_ahead = aeb_permit_take(child, self->loop, self->nested);
-    if (AEB_LIKELY(go_ahead > 0)) {
-        return aeb_starter_start(starter, child);
-    }
-    return go_ahead == 0 ? 0 : aeb_handler_task_fail(child);
-}
-
-/* Starts the async handlers of the plan and the awaitables that sync ones returned, in their common
- * order.  Stops at the first fatal error.  -1 when one could not be made. */
-static int
-start_children(aeb_emission *self, aeb_starter *starter, aeb_plan *plan, aeb_occasion *occasion,
-               PyObject *late)
-{
-    aeb_async_cursor cursor = {.next_entry = plan->n_sync};
-    const aeb_plan_entry *entry;
-    PyObject *awaitable;
-    int status = 0;
-    while (status == 0 && self->fatal == NULL &&
-           (entry = aeb_next_entry(plan, late, &cursor, &awaitable)) != NULL) {
-        aeb_handler_task *child;
-        if (AEB_LIKELY(starter->untracked && awaitable == NULL && !entry->sub->needs_delivery)) {
-            status = aeb_starter_run(starter, entry, &child);
-            if (AEB_LIKELY(status > 0)) {
-                self->n_called++;
-                status = 0;
-                continue;
-            }
-        }
-        else {
-            child = aeb_handler_task_new(self->bus, entry, occasion, awaitable);
-            if (child == NULL) {
-                cursor.next_late -= awaitable != NULL; /* it is still to be closed */
-                status = -1;
-                break;
-            }
-            status = start_child(self, starter, child);
-        }
-        if (child != NULL) {
-            status = status == 0 ? keep_child(self, child) : status;
-            aeb_handler_task_release(child);
-        }
-    }
-    aeb_close_late(self->bus->state, late, cursor.next_late);
-    return status;
-}
-
-static int
-start_prepared(aeb_emission *self, aeb_starter *starter)
-{
-    int status = 0;
-    for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(self->deliveries); i++) {
-        aeb_handler_task *child = (aeb_handler_task *)PyList_GET_ITEM(self->deliveries, i);
-        if (self->fatal == NULL) {
-            status = start_child(self, starter, child);
-            status = status == 0 ? keep_child(self, child) : status;
-        }
-        else {
-            aeb_handler_task_cancel(child);
-        }
-    }
-    return status;
-}
-
 /* Finds the loop, and the delivery whose handler emits, if one does; then begins to start handlers.
  * 0, and aeb_starter_end() must follow, or -1. */
 static int
 find_surroundings(aeb_emission *self, aeb_occasion *occasion, aeb_starter *starter)
 {
     aeb_state *state = self->bus->state;
-    *starter = (aeb_starter){.state = state,
-                             .bus = self->bus,
-                             .occasion = occasion,
-                             .owner = (PyObject *)self,
-                             .adopt = adopt_child};
     if (aeb_aio_running_loop(state, &self->loop) < 0) {
         return -1;
     }
@@ -253,7 +185,14 @@ find_surroundings(aeb_emission *self, aeb_occasion *occasion, aeb_starter *start
                                             "must be awaited in one");
         return -1;
     }
+    starter->state = state;
+    starter->bus = self->bus;
     starter->loop = self->loop;
+    starter->occasion = occasion;
+    starter->owner = (PyObject *)self;
+    starter->adopt = adopt_child;
+    starter->keep = keep_child;
+    starter->fatal = &self->fatal;
     if (aeb_starter_begin(starter) < 0) {
         return -1;
     }
@@ -266,6 +205,7 @@ find_surroundings(aeb_emission *self, aeb_occasion *occasion, aeb_starter *start
     if (status < 0) {
         aeb_starter_end(starter, true);
     }
+    starter->exempt = self->nested;
     return status;
 }
 
@@ -295,7 +235,8 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
             aeb_starter starter;
             status = find_surroundings(self, &occasion, &starter);
             if (status == 0) {
-                status = start_children(self, &starter, plan, &occasion, late);
+                status = aeb_starter_start_plan(&starter, plan, late);
+                self->n_called += starter.n_over;
                 aeb_starter_end(&starter, status < 0);
             }
             else {
@@ -321,7 +262,7 @@ emission_begin(aeb_emission *self)
         if (find_surroundings(self, NULL, &starter) < 0) {
             return -1;
         }
-        int status = start_prepared(self, &starter);
+        int status = aeb_starter_start_prepared(&starter, self->deliveries);
         aeb_starter_end(&starter, status < 0);
         return status;
     }
@@ -347,7 +288,8 @@ emission_begin(aeb_emission *self)
     return status;
 }
 
-/* The end: raises what has to be raised, else the number of handlers called. */
+/* The end: raises what has to be raised.  Otherwise the answer is the number of handlers called, but
+ * that is left to those who call the steps, for they need it in different forms. */
 static PySendResult
 emission_finish(aeb_emission *self, PyObject **result)
 {
@@ -371,8 +313,7 @@ emission_finish(aeb_emission *self, PyObject **result)
         aeb_restore_exception_steal(thrown);
         return PYGEN_ERROR;
     }
-    *result = PyLong_FromSsize_t(self->n_called);
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    return PYGEN_RETURN;
 }
 
 /* Ends when nothing is unfinished, else yields a waiter. */
@@ -442,8 +383,9 @@ emission_resume(aeb_emission *self, PyObject **result)
     return emission_wait(self, result);
 }
 
+/* One step.  *result is what it yields. */
 static PySendResult
-emission_am_send(aeb_emission *self, PyObject *value, PyObject **result)
+emission_step(aeb_emission *self, PyObject *value, PyObject **result)
 {
     *result = NULL;
     switch (self->status) {
@@ -482,13 +424,37 @@ emission_throw_exception(aeb_emission *self, PyObject *exc, PyObject **result)
 
 /* ---- the Python type ------------------------------------------------------------------------- */
 
+/* The answer of send() or throw(): a value, or StopIteration with the number of handlers. */
+static PyObject *
+send_result(aeb_emission *self, PySendResult status, PyObject *result)
+{
+    if (status == PYGEN_RETURN) {
+        aeb_raise_stop_iteration(self->bus->state, self->n_called);
+        return NULL;
+    }
+    return result;
+}
+
 static PyObject *
 emission_send(aeb_emission *self, PyObject *value)
 {
     PyObject *result;
-    PySendResult status = emission_am_send(self, value, &result);
-    return aeb_send_result(self->bus->state, status, result);
+    PySendResult status = emission_step(self, value, &result);
+    return send_result(self, status, result);
 }
+
+#if PY_VERSION_HEX >= 0x030A0000
+static PySendResult
+emission_am_send(aeb_emission *self, PyObject *value, PyObject **result)
+{
+    PySendResult status = emission_step(self, value, result);
+    if (status == PYGEN_RETURN) {
+        *result = PyLong_FromSsize_t(self->n_called);
+        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    }
+    return status;
+}
+#endif
 
 static PyObject *
 emission_next(aeb_emission *self)
@@ -505,7 +471,7 @@ emission_throw(aeb_emission *self, PyObject *args)
     }
     PySendResult status = emission_throw_exception(self, exc, &result);
     Py_DECREF(exc);
-    return aeb_send_result(self->bus->state, status, result);
+    return send_result(self, status, result);
 }
 
 static PyObject *
@@ -521,7 +487,6 @@ emission_close(aeb_emission *self, PyObject *Py_UNUSED(ignored))
         if (emission_finish(self, &result) == PYGEN_ERROR) {
             return NULL;
         }
-        Py_DECREF(result);
     }
     Py_RETURN_NONE;
 }

@@ -19,6 +19,7 @@
 #include "offload.h"
 #include "permit.h"
 #include "report.h"
+#include "starter.h"
 #include "timeout.h"
 
 /* ---- making and keeping them ----------------------------------------------------------------- */
@@ -504,12 +505,23 @@ handler_throw_exception(aeb_handler_task *self, PyObject *exc, PyObject **result
 
 /* ---- the Python type ------------------------------------------------------------------------- */
 
+/* The answer of send() or throw(): a value, or StopIteration without one, as we return None. */
+static PyObject *
+send_result(PySendResult status, PyObject *result_steal)
+{
+    if (status == PYGEN_RETURN) {
+        Py_CLEAR(result_steal);
+        PyErr_SetNone(PyExc_StopIteration);
+    }
+    return result_steal;
+}
+
 static PyObject *
 handler_send(aeb_handler_task *self, PyObject *value)
 {
     PyObject *result;
     PySendResult status = handler_am_send(self, value, &result);
-    return aeb_send_result(self->state, status, result);
+    return send_result(status, result);
 }
 
 static PyObject *
@@ -527,7 +539,7 @@ handler_throw(aeb_handler_task *self, PyObject *args)
     }
     PySendResult status = handler_throw_exception(self, exc, &result);
     Py_DECREF(exc);
-    return aeb_send_result(self->state, status, result);
+    return send_result(status, result);
 }
 
 static PyObject *

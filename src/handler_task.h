@@ -82,11 +82,28 @@ typedef struct {
     bool skip_offloaded; /* which have been called already */
 } aeb_async_cursor;
 
+/* aeb_next_entry() where there is more to look at than the plan. */
+const aeb_plan_entry *aeb_next_entry_of_both(aeb_plan *plan, PyObject *late,
+                                             aeb_async_cursor *cursor, PyObject **awaitable);
+
 /* The next async handler of an emission, claimed: those of the plan and the awaitables that sync
  * ones returned (`late`, see aeb_dispatch_sync; may be NULL), in their common order.  NULL at the
  * end; *awaitable is borrowed from `late`, or NULL for a handler that is still to be called. */
-const aeb_plan_entry *aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
-                                     PyObject **awaitable);
+static inline const aeb_plan_entry *
+aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor, PyObject **awaitable)
+{
+    if (AEB_UNLIKELY(late != NULL || cursor->skip_offloaded)) {
+        return aeb_next_entry_of_both(plan, late, cursor, awaitable);
+    }
+    *awaitable = NULL;
+    while (cursor->next_entry < plan->n_entries) {
+        const aeb_plan_entry *entry = &plan->entries[cursor->next_entry++];
+        if (AEB_LIKELY(aeb_registry_claim(entry->sub))) {
+            return entry;
+        }
+    }
+    return NULL;
+}
 
 /* The same as a delivery: 1 with a new reference in *delivery, 0 at the end, -1. */
 int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
@@ -99,54 +116,8 @@ void aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i);
  * failure.  0, or -1 with an error that must propagate and that the owner has not taken. */
 int aeb_handler_task_start(aeb_handler_task *self, PyObject *loop);
 
-/* What starts the async handlers of one emission at once, one after another. */
-typedef struct aeb_starter {
-    aeb_state *state;
-    aeb_bus *bus;           /* borrowed, like all up to `adopt` */
-    PyObject *loop;
-    aeb_occasion *occasion; /* NULL where there are only prepared deliveries */
-    PyObject *owner;        /* the emission */
-    void (*adopt)(PyObject *owner, aeb_handler_task *delivery); /* makes it the owner's */
-
-    PyObject *outer;       /* strong: the task that emits, or NULL */
-    PyObject *task;        /* strong: the current task while handlers are started, or NULL */
-    Py_ssize_t references; /* to a task that stands as the current one and that nobody else has */
-    bool lazy;             /* handlers start under tasks of lazy_task.c */
-    bool untracked;        /* see aeb_handler_task_current() */
-    bool spent;            /* `task` has got its delivery: the next one needs another */
-    unsigned long no_loop_calls; /* of the state, when the task was blank */
-    PyObject *unchanged; /* strong: a copy of the emitter's context for the next handler, or NULL */
-
-    /* The handler whose first step runs without a delivery, until it needs one. */
-    const aeb_plan_entry *entry; /* NULL: none */
-    PyObject *coro;              /* borrowed */
-    PyObject *context;           /* borrowed */
-    aeb_handler_task *delivery;  /* strong: what has been made for it, or NULL */
-} aeb_starter;
-
-/* Begins in the running loop, with the fields up to `adopt` set and the others zero;
- * aeb_starter_end() must follow unless this fails.  0 or -1. */
-int aeb_starter_begin(aeb_starter *starter);
-
-/* Starts a delivery that the owner has adopted: it takes its first step before this returns, unless
- * the loop has its own factory.  0 or -1, as for aeb_handler_task_start(). */
-int aeb_starter_start(aeb_starter *starter, aeb_handler_task *delivery);
-
-/* Calls an async handler of the plan, which has been claimed, and takes its first step.  1: it is
- * over, and there is no more to it; else *delivery is a new reference to what has been made and
- * adopted for it, or NULL, and the answer is that of aeb_starter_start(). */
-int aeb_starter_run(aeb_starter *starter, const aeb_plan_entry *entry,
-                    aeb_handler_task **delivery);
-
-/* Makes the delivery of the handler whose first step is running without one; nothing where there is
- * none.  0 or -1. */
-int aeb_starter_make_delivery(aeb_starter *starter);
-
-/* Starts a delivery by itself, in the running loop, which is its own.  0 or -1, likewise. */
-int aeb_starter_start_alone(aeb_handler_task *delivery);
-
-/* Puts things back as they were.  A pending exception, which there is when `raised`, stays. */
-void aeb_starter_end(aeb_starter *starter, bool raised);
+/* The same, and where tasks can be eager (3.12) it takes its first step before this returns. */
+int aeb_handler_task_start_eagerly(aeb_handler_task *self, PyObject *loop);
 
 /* Asks its task to cancel, in the loop's own thread.  Never raises. */
 void aeb_handler_task_cancel(aeb_handler_task *self);

@@ -2,7 +2,7 @@
 #ifndef AEB_LAZY_TASK_H
 #define AEB_LAZY_TASK_H
 
-#include "handler_task.h"
+#include "starter.h"
 
 #if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED) && !defined(AEB_NO_LAZY_TASKS)
 #define AEB_LAZY_TASKS 1
