@@ -11,7 +11,7 @@
 #endif
 
 /* Creates the task type as a subclass of `task_class`, asyncio.Task.  0, also where that cannot be
- * done (see lazy_task.c): then state->lazy_task_type stays NULL.  -1 with an exception. */
+ * done (see lazy_load.c): then state->lazy_task_type stays NULL.  -1 with an exception. */
 int aeb_task_load(aeb_state *state, PyObject *task_class);
 
 /* Forgets the type and the tasks kept for reuse. */
