@@ -239,6 +239,71 @@ class TestName:
         assert [vars(record)["taskName"] for record in kept.records] == names
 
 
+class TestWhileItRuns:
+    @ways
+    @moments
+    @on_every_loop
+    async def test_it_is_not_done_and_has_no_outcome_yet(
+        self, bus: EventBus, suspends: bool, way: str
+    ) -> None:
+        def look(task: Task) -> tuple[bool, bool]:
+            for ask in (task.result, task.exception):
+                with pytest.raises(asyncio.InvalidStateError):
+                    ask()
+            return task.done(), task.cancelled()
+
+        answers = subscribe(bus, suspends, look)
+        await deliver(bus, way)
+        assert answers == [(False, False)]
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="Task.uncancel is new in 3.11")
+    @ways
+    @moments
+    @on_every_loop
+    async def test_requests_to_cancel_are_counted_and_taken_back(
+        self, bus: EventBus, suspends: bool, way: str, records: list[logging.LogRecord]
+    ) -> None:
+        if sys.version_info >= (3, 11):
+
+            def look(task: Task) -> list[int]:
+                counts = [task.cancelling()]
+                for _ in range(2):
+                    assert task.cancel()
+                    counts.append(task.cancelling())
+                for _ in range(2):
+                    assert task.uncancel() == counts[-1] - 1
+                    counts.append(task.cancelling())
+                return counts
+
+            answers = subscribe(bus, suspends, look)
+            await deliver(bus, way)
+            assert answers == [[0, 1, 2, 1, 0]]
+            assert records == []
+
+    @moments
+    @on_every_loop
+    async def test_a_request_to_cancel_strikes_at_the_next_await(
+        self, bus: EventBus, suspends: bool, records: list[logging.LogRecord]
+    ) -> None:
+        log: list[str] = []
+
+        @bus.on("tool.start")
+        async def handler(payload: object) -> None:
+            if suspends:
+                await asyncio.sleep(0)
+            assert current().cancel()
+            log.append("goes on")
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                log.append("struck")
+                raise
+
+        await deliver(bus)
+        assert log == ["goes on", "struck"]
+        assert [record.levelno for record in records] == [logging.WARNING]
+
+
 class TestCoroutineAndStack:
     @ways
     @moments
