@@ -25,7 +25,6 @@ no_loop_call_soon(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t P
         PyErr_SetString(PyExc_RuntimeError, "agent_event_bus has been unloaded");
         return NULL;
     }
-    state->no_loop_calls++;
     PyErr_SetNone(state->no_loop_error);
     return NULL;
 }
@@ -53,12 +52,6 @@ no_loop_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-bool
-aeb_lazy_is_no_loop(PyObject *obj)
-{
-    return Py_TYPE(obj)->tp_dealloc == no_loop_dealloc;
-}
-
 static PyType_Slot no_loop_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("What a task that no loop knows has in place of one.")},
     {Py_tp_dealloc, no_loop_dealloc},
@@ -84,7 +77,6 @@ make_no_loop(aeb_state *state)
         return -1;
     }
     state->no_loop = type->tp_alloc(type, 0);
-    state->no_loop_calls = 0;
     Py_DECREF(type);
     state->no_loop_error =
         PyErr_NewException("agent_event_bus._core.NoLoopError", PyExc_Exception, NULL);

@@ -21,18 +21,12 @@ aeb_lazy_future_class(PyObject *task)
 /* Makes the delivery of a first step that runs without one: somebody wants to know.  0 or -1. */
 int aeb_lazy_ensure_delivery(PyObject *task);
 
-/* What asyncio.Task itself has for an attribute that our subclass overrides. */
-PyObject *aeb_lazy_base_attribute(PyObject *task, const char *name);
-
-/* The list of done-callbacks, as (callback, context); None when there are none. */
-PyObject *aeb_lazy_callbacks(PyObject *task);
-
 /* What set_name() was given, else the name made of the event's and the handler's.  The task must
  * have a delivery. */
 PyObject *aeb_lazy_name(PyObject *task);
 
-/* Whether `obj` is what stands in place of a loop. */
-bool aeb_lazy_is_no_loop(PyObject *obj);
+/* It is no blank task any more. */
+void aeb_lazy_forget_image(PyObject *task);
 
 /* Makes state->lazy_task_type, a subclass of `base`, which is_c_task() has approved.  0 or -1. */
 int aeb_lazy_make_type(aeb_state *state, PyTypeObject *base);

@@ -19,8 +19,8 @@
  * This file has the life of such a task.  lazy_type.c is the type with its attributes; lazy_load.c
  * makes what stands in place of a loop, and finds out whether all this can be done here.
  *
- * `touched` tells whether anything may have been done to it: every attribute access counts but for
- * a few that only read.  Reference count and weak references tell whether anybody has kept it.
+ * Whether anything has been done to it shows at once: its fields are compared with the `image` that
+ * was taken of them.  The reference count tells whether anybody has kept it.
  *
  * Not used where asyncio.Task is not the C class, in builds without the GIL (reference counts say
  * less there) and from 3.14 on (its tasks have not been tried); handler_start.c then makes ordinary
@@ -80,39 +80,6 @@ task_attribute(PyObject *task, const char *name)
     return value;
 }
 
-PyObject *
-aeb_lazy_base_attribute(PyObject *task, const char *name)
-{
-    PyTypeObject *base = aeb_lazy_task_class(task);
-    PyObject *value = NULL, *descriptor = PyObject_GetAttrString((PyObject *)base, name);
-    if (descriptor != NULL) {
-        value = Py_TYPE(descriptor)->tp_descr_get(descriptor, task, (PyObject *)base);
-        Py_DECREF(descriptor);
-    }
-    return value;
-}
-
-PyObject *
-aeb_lazy_callbacks(PyObject *task)
-{
-    PyObject *callbacks = aeb_lazy_base_attribute(task, "_callbacks");
-    if (callbacks == NULL || !PyList_Check(callbacks)) {
-        return callbacks;
-    }
-    for (Py_ssize_t i = PyList_GET_SIZE(callbacks) - 1; i >= 0; i--) {
-        PyObject *pair = PyList_GET_ITEM(callbacks, i);
-        if (PyTuple_Check(pair) && aeb_lazy_is_no_loop(PyTuple_GET_ITEM(pair, 0)) &&
-            PyList_SetSlice(callbacks, i, i + 1, NULL) < 0) {
-            Py_DECREF(callbacks);
-            return NULL;
-        }
-    }
-    if (PyList_GET_SIZE(callbacks) == 0) {
-        Py_SETREF(callbacks, Py_NewRef(Py_None));
-    }
-    return callbacks;
-}
-
 /* add_done_callback(callback, context=context).  0 or -1. */
 static int
 add_callback(PyObject *task, PyObject *callback, PyObject *context)
@@ -128,6 +95,31 @@ add_callback(PyObject *task, PyObject *callback, PyObject *context)
     Py_XDECREF(kwargs);
     Py_XDECREF(answer);
     return answer == NULL ? -1 : 0;
+}
+
+/* Remembers what a blank task looks like.  The fields of asyncio.Task are nobody's business, and so
+ * they are only ever compared. */
+static int
+take_image(PyObject *task)
+{
+    aeb_task_fields *fields = aeb_task_fields_of(task);
+    size_t size = (size_t)aeb_lazy_task_class(task)->tp_basicsize - sizeof(PyObject);
+    fields->image = PyMem_Malloc(size);
+    if (fields->image == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(fields->image, task + 1, size);
+    fields->n_image = size / sizeof(uintptr_t);
+    return 0;
+}
+
+void
+aeb_lazy_forget_image(PyObject *task)
+{
+    aeb_task_fields *fields = aeb_task_fields_of(task);
+    PyMem_Free(fields->image);
+    fields->image = NULL;
 }
 
 /* Task.__init__ with the arguments of make_blank_arguments().  It fills in every field, then asks
@@ -158,8 +150,7 @@ new_blank_task(aeb_state *state)
     if (status < 0 && PyErr_ExceptionMatches(state->no_loop_error)) {
         PyErr_Clear();
         status = PyObject_GenericSetAttr(task, state->str_log_destroy_pending, Py_False);
-        /* Should somebody end it by force, it asks to have this called soon. */
-        status = status < 0 ? -1 : add_callback(task, state->no_loop, state->empty_context);
+        status = status < 0 ? -1 : take_image(task);
     }
     else if (status == 0) {
         PyErr_SetString(PyExc_SystemError, "asyncio.Task did not use its loop");
@@ -234,14 +225,14 @@ static int
 marks_read(PyObject *task, lazy_marks *marks)
 {
     *marks = (lazy_marks){0};
-    if (!aeb_task_fields_of(task)->touched) {
+    if (aeb_task_fields_of(task)->image == NULL || aeb_task_is_unchanged(task)) {
         return 0;
     }
     PyObject *must_cancel = task_attribute(task, "_must_cancel");
     marks->must_cancel = must_cancel == Py_True;
     Py_XDECREF(must_cancel);
     marks->message = PyErr_Occurred() ? NULL : task_attribute(task, "_cancel_message");
-    marks->callbacks = PyErr_Occurred() ? NULL : aeb_lazy_callbacks(task);
+    marks->callbacks = PyErr_Occurred() ? NULL : task_attribute(task, "_callbacks");
     PyObject *attributes = PyErr_Occurred() ? NULL : PyObject_GenericGetDict(task, NULL);
     if (attributes != NULL) {
         marks->attributes = PyDict_Copy(attributes);
@@ -338,8 +329,8 @@ aeb_task_make(PyObject *task, bool eager)
     }
     int status = -1;
     PyObject *kwargs = PyDict_New(), *name = aeb_lazy_name(task);
-    bool blank = fields->starter != NULL;
-    fields->real = true;
+    bool blank = fields->image != NULL;
+    aeb_lazy_forget_image(task);
     fields->starter = NULL;
     if (kwargs != NULL && name != NULL &&
         PyDict_SetItem(kwargs, state->str_loop, delivery->loop) == 0 &&
@@ -417,7 +408,7 @@ aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
     else if (status == 0) {
         status = call_unbound(future, "set_result", task, Py_None);
     }
-    fields->real = true;
+    aeb_lazy_forget_image(task);
     fields->starter = NULL;
     marks_clear(&marks);
     return status;

@@ -29,8 +29,9 @@ typedef struct {
     aeb_handler_task *delivery; /* strong; NULL while it waits for reuse */
     PyObject *context;          /* strong: of the first step, then of the real task */
     PyObject *name;             /* what set_name() was given, else NULL */
-    bool touched;               /* something may have been done to it while it was blank */
-    bool real;
+    uintptr_t *image; /* the fields of asyncio.Task as they are in a blank task; NULL: it is real */
+    size_t n_image;   /* words */
+    bool has_attributes; /* somebody may have set one */
 } aeb_task_fields;
 
 static inline aeb_task_fields *
@@ -42,20 +43,28 @@ aeb_task_fields_of(PyObject *task)
 /* Gives a blank task the delivery whose first step runs under it. */
 void aeb_task_assign(PyObject *task, aeb_handler_task *delivery, PyObject *context);
 
+/* Whether a blank task is as it was when it was made. */
 static inline bool
-aeb_has_weak_references(PyObject *obj)
+aeb_task_is_unchanged(PyObject *task)
 {
-    return *(PyObject **)((char *)obj + Py_TYPE(obj)->tp_weaklistoffset) != NULL;
+    const aeb_task_fields *fields = aeb_task_fields_of(task);
+    const uintptr_t *now = (const uintptr_t *)(task + 1), *then = fields->image;
+    if (then == NULL || fields->has_attributes || fields->name != NULL) {
+        return false;
+    }
+    uintptr_t differences = (uintptr_t)*(void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
+    for (size_t i = 0; i < fields->n_image; i++) {
+        differences |= now[i] ^ then[i];
+    }
+    return differences == 0;
 }
 
 /* After a first step: whether nobody has kept the starter's task or left anything in it. */
 static inline bool
 aeb_task_is_untouched(const aeb_starter *starter)
 {
-    return !aeb_task_fields_of(starter->task)->touched &&
-           Py_REFCNT(starter->task) == starter->references &&
-           starter->no_loop_calls == starter->state->no_loop_calls &&
-           !aeb_has_weak_references(starter->task);
+    return Py_REFCNT(starter->task) == starter->references &&
+           aeb_task_is_unchanged(starter->task);
 }
 
 /* Makes an untouched task blank again. */

@@ -1,44 +1,29 @@
 /* The type of the tasks that lazy_task.c describes, as Python sees it: LazyTask, a subclass of the
  * running version's asyncio.Task.
  *
- * It overrides what a blank task would answer wrongly, and it takes note of everything that may
- * change one, so that aeb_task_make() knows whether there is anything to do again.  Its fields stand
- * behind those of the base class, which initialises and frees the object.
+ * It overrides what a blank task would answer wrongly.  Its fields stand behind those of the base
+ * class, which initialises and frees the object.
  */
 #include "lazy_parts.h"
 
 /* ---- attributes and methods ------------------------------------------------------------------ */
 
-/* Whether reading this attribute leaves a task as it was. */
-static bool
-only_reads(aeb_state *state, PyObject *name)
-{
-    return name == state->str_cancelling || name == state->str_get_name ||
-           name == state->str_get_coro || name == state->str_get_loop ||
-           name == state->str_get_context || name == state->str_done || name == state->str_class;
-}
-
+/* Whoever looks at a task, looks at what it runs. */
 static PyObject *
 lazy_getattro(PyObject *task, PyObject *name)
 {
     aeb_task_fields *fields = aeb_task_fields_of(task);
-    if (!fields->real) {
-        if (aeb_lazy_ensure_delivery(task) < 0) {
-            return NULL;
-        }
-        fields->touched |= fields->delivery == NULL || !only_reads(fields->delivery->state, name);
+    if (fields->image != NULL && !fields->has_attributes && PyUnicode_CheckExact(name)) {
+        fields->has_attributes = PyUnicode_CompareWithASCIIString(name, "__dict__") == 0;
     }
-    return PyObject_GenericGetAttr(task, name);
+    return aeb_lazy_ensure_delivery(task) < 0 ? NULL : PyObject_GenericGetAttr(task, name);
 }
 
 static int
 lazy_setattro(PyObject *task, PyObject *name, PyObject *value)
 {
-    aeb_task_fields_of(task)->touched = true;
-    if (aeb_lazy_ensure_delivery(task) < 0) {
-        return -1;
-    }
-    return PyObject_GenericSetAttr(task, name, value);
+    aeb_task_fields_of(task)->has_attributes = true;
+    return aeb_lazy_ensure_delivery(task) < 0 ? -1 : PyObject_GenericSetAttr(task, name, value);
 }
 
 static PyObject *
@@ -94,12 +79,6 @@ lazy_coro_attribute(PyObject *task, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-lazy_callbacks_attribute(PyObject *task, void *Py_UNUSED(closure))
-{
-    return aeb_lazy_callbacks(task);
-}
-
-static PyObject *
 lazy_delivery_attribute(PyObject *task, void *Py_UNUSED(closure))
 {
     PyObject *delivery = (PyObject *)aeb_task_fields_of(task)->delivery;
@@ -110,11 +89,10 @@ lazy_delivery_attribute(PyObject *task, void *Py_UNUSED(closure))
 static PyObject *
 base_method(PyObject *task, const char *name)
 {
-    PyObject *answer = NULL, *method = aeb_lazy_base_attribute(task, name);
-    if (method != NULL) {
-        answer = PyObject_CallNoArgs(method);
-        Py_DECREF(method);
-    }
+    PyObject *base = (PyObject *)aeb_lazy_task_class(task);
+    PyObject *method = PyObject_GetAttrString(base, name);
+    PyObject *answer = method == NULL ? NULL : PyObject_CallOneArg(method, task);
+    Py_XDECREF(method);
     return answer;
 }
 
@@ -142,7 +120,6 @@ static PyMethodDef lazy_methods[] = {
 static PyGetSetDef lazy_getset[] = {
     {"_loop", lazy_loop_attribute, NULL, NULL, NULL},
     {"_coro", lazy_coro_attribute, NULL, NULL, NULL},
-    {"_callbacks", lazy_callbacks_attribute, NULL, NULL, NULL},
     {"_delivery", lazy_delivery_attribute, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -196,6 +173,7 @@ lazy_finalize(PyObject *task)
         aeb_lazy_task_class(task)->tp_finalize(task);
     }
     clear_fields(task);
+    aeb_lazy_forget_image(task);
 }
 
 /* ---- the type -------------------------------------------------------------------------------- */

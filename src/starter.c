@@ -57,7 +57,6 @@ enter_blank_task(aeb_starter *starter)
     starter->task = task;
     starter->spent = false;
     starter->references = Py_REFCNT(task);
-    starter->no_loop_calls = starter->state->no_loop_calls;
     return 0;
 }
 
@@ -330,6 +329,12 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
     return status < 0 && !fatal ? aeb_handler_task_fail(self) : status;
 }
 
+static inline bool
+has_weak_references(PyObject *obj)
+{
+    return *(PyObject **)((char *)obj + Py_TYPE(obj)->tp_weaklistoffset) != NULL;
+}
+
 /* Calls an async handler of the plan, which has been claimed, and takes its first step.  1: it is
  * over, and there is no more to it; else *delivery is a new reference to what has been made and
  * adopted for it, or NULL, and the answer is that of start_delivery(). */
@@ -376,7 +381,7 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
         Py_DECREF(value);
         if (AEB_LIKELY(state->context_word > 0 && Py_REFCNT(context) == 1 &&
                        ((void **)context)[state->context_word] == variables &&
-                       !aeb_has_weak_references(context))) {
+                       !has_weak_references(context))) {
             starter->unchanged = context; /* see find_context_variables() */
             return 1;
         }

@@ -25,7 +25,6 @@ typedef struct aeb_starter {
     bool lazy;             /* handlers start under tasks of lazy_task.c */
     bool untracked;        /* see aeb_handler_task_current() */
     bool spent;            /* `task` has got its delivery: the next one needs another */
-    unsigned long no_loop_calls; /* of the state, when the task was blank */
     PyObject *unchanged; /* strong: a copy of the emitter's context for the next handler, or NULL */
 
     /* The handler whose first step runs without a delivery, until it needs one. */

@@ -107,7 +107,6 @@ typedef struct aeb_state {
     aeb_emitting *emitting; /* owned array */
     Py_ssize_t n_emitting;
     Py_ssize_t emitting_capacity;
-    unsigned long no_loop_calls; /* how often a blank task has asked for one: see lazy_load.c */
     Py_ssize_t context_word;     /* where a context holds its variables, or 0: see lazy_load.c */
     Py_ssize_t n_live; /* async handlers that have begun and are not over */
 
