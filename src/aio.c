@@ -124,6 +124,7 @@ find_plain_loop_type(aeb_state *state, PyObject *loop)
         wanted = PyObject_GetAttr(base, state->str_get_task_factory);
         found = PyObject_GetAttr((PyObject *)Py_TYPE(loop), state->str_get_task_factory);
         if (wanted != NULL && wanted == found &&
+            Py_TYPE(loop)->tp_getattro == PyObject_GenericGetAttr &&
             PyObject_HasAttr(loop, state->str_task_factory)) {
             Py_XSETREF(state->plain_loop_type, Py_NewRef((PyObject *)Py_TYPE(loop)));
         }
@@ -140,7 +141,7 @@ aeb_aio_task_factory(aeb_state *state, PyObject *loop, PyObject **factory)
     *factory = NULL;
     PyObject *found;
     if (AEB_LIKELY((PyObject *)Py_TYPE(loop) == state->plain_loop_type)) {
-        found = PyObject_GetAttr(loop, state->str_task_factory);
+        found = PyObject_GenericGetAttr(loop, state->str_task_factory);
         return store_unless_none(found, factory);
     }
     if (find_plain_loop_type(state, loop) < 0) {

@@ -197,6 +197,19 @@ aeb_call_builtin(PyObject *callable, PyObject *const *args, Py_ssize_t nargs)
     return PyObject_Vectorcall(callable, args, (size_t)nargs, NULL);
 }
 
+/* asyncio's table of current tasks is looked up three times in every emit_async, always by the same
+ * loop.  Before 3.14 its own C code does that with these functions, which hash the key once. */
+#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
+PyAPI_FUNC(int) _PyDict_SetItem_KnownHash(PyObject *, PyObject *, PyObject *, Py_hash_t);
+#endif
+#if PY_VERSION_HEX < 0x030E0000
+#define aeb_dict_get_hashed _PyDict_GetItem_KnownHash
+#define aeb_dict_set_hashed _PyDict_SetItem_KnownHash
+#else
+#define aeb_dict_get_hashed(dict, key, hash) PyDict_GetItemWithError(dict, key)
+#define aeb_dict_set_hashed(dict, key, value, hash) PyDict_SetItem(dict, key, value)
+#endif
+
 /* Deallocating a long chain of objects that hold each other must not use up the C stack. */
 #define AEB_TRASHCAN_BEGIN(self, dealloc) Py_TRASHCAN_BEGIN(self, dealloc)
 #define AEB_TRASHCAN_END Py_TRASHCAN_END

@@ -224,7 +224,7 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
     PyObject *late = NULL;
     int status = -1;
     Py_ssize_t called = aeb_dispatch_begin(self->bus, plan, &occasion);
-    if (called == 0) {
+    if (called == 0 && plan->n_sync > 0) {
         called = aeb_dispatch_sync(self->bus, plan, &occasion, nested, &late);
     }
     if (called >= 0) {

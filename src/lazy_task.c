@@ -224,8 +224,9 @@ marks_clear(lazy_marks *marks)
 static int
 marks_read(PyObject *task, lazy_marks *marks)
 {
+    const aeb_task_fields *fields = aeb_task_fields_of(task);
     *marks = (lazy_marks){0};
-    if (aeb_task_fields_of(task)->image == NULL || aeb_task_is_unchanged(task)) {
+    if (fields->image == NULL || aeb_task_is_unchanged(task, fields)) {
         return 0;
     }
     PyObject *must_cancel = task_attribute(task, "_must_cancel");

@@ -24,7 +24,7 @@ PyObject *aeb_task_take(aeb_state *state);
 void aeb_task_give_back(aeb_state *state, PyObject *task_steal);
 
 /* What our subclass adds behind the fields of asyncio.Task, whose size depends on the version. */
-typedef struct {
+typedef struct aeb_task_fields {
     aeb_starter *starter;       /* under which its first step runs, while it is blank */
     aeb_handler_task *delivery; /* strong; NULL while it waits for reuse */
     PyObject *context;          /* strong: of the first step, then of the real task */
@@ -45,9 +45,8 @@ void aeb_task_assign(PyObject *task, aeb_handler_task *delivery, PyObject *conte
 
 /* Whether a blank task is as it was when it was made. */
 static inline bool
-aeb_task_is_unchanged(PyObject *task)
+aeb_task_is_unchanged(PyObject *task, const aeb_task_fields *fields)
 {
-    const aeb_task_fields *fields = aeb_task_fields_of(task);
     const uintptr_t *now = (const uintptr_t *)(task + 1), *then = fields->image;
     if (then == NULL || fields->has_attributes || fields->name != NULL) {
         return false;
@@ -64,7 +63,7 @@ static inline bool
 aeb_task_is_untouched(const aeb_starter *starter)
 {
     return Py_REFCNT(starter->task) == starter->references &&
-           aeb_task_is_unchanged(starter->task);
+           aeb_task_is_unchanged(starter->task, starter->fields);
 }
 
 /* Makes an untouched task blank again. */

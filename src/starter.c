@@ -30,7 +30,7 @@ set_current_task(aeb_starter *starter, PyObject *task)
         return -1;
     }
     if (AEB_LIKELY(task != NULL)) {
-        return PyDict_SetItem(tasks, starter->loop, task);
+        return aeb_dict_set_hashed(tasks, starter->loop, task, starter->loop_hash);
     }
     int status = PyDict_DelItem(tasks, starter->loop);
     if (status < 0 && PyErr_ExceptionMatches(PyExc_KeyError)) {
@@ -53,8 +53,9 @@ enter_blank_task(aeb_starter *starter)
         return -1;
     }
     Py_XDECREF(starter->task);
-    aeb_task_fields_of(task)->starter = starter;
     starter->task = task;
+    starter->fields = aeb_task_fields_of(task);
+    starter->fields->starter = starter;
     starter->spent = false;
     starter->references = Py_REFCNT(task);
     return 0;
@@ -82,7 +83,12 @@ aeb_starter_begin(aeb_starter *starter)
     if (!starter->lazy) {
         return 0;
     }
-    starter->outer = Py_XNewRef(PyDict_GetItemWithError(state->current_tasks, starter->loop));
+    starter->loop_hash = PyObject_Hash(starter->loop);
+    if (starter->loop_hash == -1) {
+        return -1;
+    }
+    starter->outer = Py_XNewRef(
+        aeb_dict_get_hashed(state->current_tasks, starter->loop, starter->loop_hash));
     if (starter->outer == NULL && PyErr_Occurred()) {
         return -1;
     }
@@ -152,7 +158,7 @@ suspend_first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *yield
     }
     Py_XSETREF(self->yielded, yielded_steal);
     if (aeb_task_is_untouched(starter)) {
-        self->task = aeb_task_alloc(self, aeb_task_fields_of(starter->task)->context);
+        self->task = aeb_task_alloc(self, starter->fields->context);
         aeb_task_unassign(starter->task);
         if (self->task == NULL) {
             return -1;

@@ -19,8 +19,10 @@ typedef struct aeb_starter {
     bool exempt;       /* its handlers need no permit: see permit.c; false after the beginning */
     Py_ssize_t n_over; /* handlers that were called and are over, without ever being a delivery */
 
+    Py_hash_t loop_hash;
     PyObject *outer;       /* strong: the task that emits, or NULL */
     PyObject *task;        /* strong: the current task while handlers are started, or NULL */
+    struct aeb_task_fields *fields; /* of `task` */
     Py_ssize_t references; /* to a task that stands as the current one and that nobody else has */
     bool lazy;             /* handlers start under tasks of lazy_task.c */
     bool untracked;        /* see aeb_handler_task_current() */
