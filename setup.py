@@ -6,6 +6,7 @@ AEB_DEBUG=1         no optimisation, full debug information, C assertions on
 AEB_SANITIZE=a,b    compile and link with -fsanitize=a,b (address, undefined, thread, ...)
 AEB_COVERAGE=1      instrument for gcov, no optimisation
 AEB_WERROR=1        compiler warnings are errors
+AEB_NO_LAZY_TASKS=1 ordinary asyncio tasks, as from Python 3.14 on and in builds without the GIL
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class BuildExt(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         compile_args, link_args = msvc_flags() if msvc else unix_flags()
         for extension in self.extensions:
+            if switched_on("AEB_NO_LAZY_TASKS"):
+                extension.define_macros.append(("AEB_NO_LAZY_TASKS", "1"))
             extension.extra_compile_args += compile_args
             extension.extra_link_args += link_args
         super().build_extensions()

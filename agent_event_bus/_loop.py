@@ -49,9 +49,7 @@ def run_to_completion(emission: Coroutine[Any, Any, int]) -> int:
 async def _run(emission: Coroutine[Any, Any, int]) -> int:
     count = await emission
     # What handlers emitted in turn, on whichever bus, was scheduled on this loop and ends with it.
-    while tasks := [
-        task for task in asyncio.all_tasks() if _delivery_of(task) is not None
-    ]:
+    while tasks := [task for task in asyncio.all_tasks() if _delivery_of(task) is not None]:
         await asyncio.wait(tasks)
     return count
 

@@ -174,8 +174,8 @@ new_task_by_factory(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *
 }
 
 PyObject *
-aeb_aio_new_task(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name,
-                 bool by_factory, aeb_task_start start)
+aeb_aio_new_task(aeb_state *state, PyObject *loop, PyObject *coro, PyObject *name, bool by_factory,
+                 aeb_task_start start)
 {
     if (by_factory) {
         return new_task_by_factory(state, loop, coro, name);

@@ -1,11 +1,7 @@
 /* Starting, cancelling and closing the deliveries that handler_task.c describes.
  *
- * The first step of an emit_async delivery is taken at once: a handler that does not suspend costs
- * no turn of the loop.  A starter takes these steps for one emission after another under the tasks
- * of lazy_task.c: it enters such a task as the loop's current one, in place of the task that emits,
- * and steps the delivery in a context of its own; while handlers finish at once one task serves them
- * all.  Where there are no such tasks the delivery gets an asyncio.Task, an eager one from 3.12 on,
- * and a loop with its own task factory gets that called.
+ * A delivery gets a task of its loop here; the first steps of emit_async, which are taken at once,
+ * are in starter.c.
  *
  * All steps of a delivery must run in one context.  From 3.11 on a task can be given one; before,
  * the delivery enters its context around every step.

@@ -50,9 +50,9 @@ typedef struct aeb_handler_task {
     bool cancel_requested; /* by the bus itself, so it is no news */
     bool finished_early;   /* in the early first step; the task has yet to learn it */
     bool ended_cancelled;
-    bool failed;           /* the handler raised, and that has been reported */
-    bool timed_out;        /* its task was cancelled by its timeout */
-    bool queued;           /* in the queue of permit.c, between these two: */
+    bool failed;    /* the handler raised, and that has been reported */
+    bool timed_out; /* its task was cancelled by its timeout */
+    bool queued;    /* in the queue of permit.c, between these two: */
     struct aeb_handler_task *queue_before, *queue_after; /* borrowed, or NULL */
     long permit;       /* the process in which it has a permit of its bus; 0: none */
     Py_ssize_t parked; /* how often, see schedule.c */
@@ -137,6 +137,11 @@ PySendResult aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyOb
 
 /* What follows a step: `sent` and *result are how it ended, and so they are afterwards. */
 PySendResult aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **result);
+
+/* What send() and throw() do: a step, or where there is none to take, what the task has not been told
+ * yet. */
+PySendResult aeb_handler_task_send(aeb_handler_task *self, PyObject *value, PyObject **result);
+PySendResult aeb_handler_task_throw(aeb_handler_task *self, PyObject *exc, PyObject **result);
 
 /* Calls obj.close() if it has one.  0 or -1. */
 int aeb_close_awaitable(aeb_state *state, PyObject *obj);

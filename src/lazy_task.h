@@ -51,7 +51,8 @@ aeb_task_is_unchanged(PyObject *task, const aeb_task_fields *fields)
     if (then == NULL || fields->has_attributes || fields->name != NULL) {
         return false;
     }
-    uintptr_t differences = (uintptr_t)*(void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
+    uintptr_t differences =
+        (uintptr_t) * (void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
     for (size_t i = 0; i < fields->n_image; i++) {
         differences |= now[i] ^ then[i];
     }

@@ -87,8 +87,8 @@ aeb_starter_begin(aeb_starter *starter)
     if (starter->loop_hash == -1) {
         return -1;
     }
-    starter->outer = Py_XNewRef(
-        aeb_dict_get_hashed(state->current_tasks, starter->loop, starter->loop_hash));
+    starter->outer =
+        Py_XNewRef(aeb_dict_get_hashed(state->current_tasks, starter->loop, starter->loop_hash));
     if (starter->outer == NULL && PyErr_Occurred()) {
         return -1;
     }
@@ -471,8 +471,7 @@ aeb_starter_start_prepared(aeb_starter *starter, PyObject *deliveries)
 int
 aeb_starter_start_alone(aeb_handler_task *delivery)
 {
-    aeb_starter starter = {
-        .state = delivery->state, .bus = delivery->bus, .loop = delivery->loop};
+    aeb_starter starter = {.state = delivery->state, .bus = delivery->bus, .loop = delivery->loop};
     if (aeb_starter_begin(&starter) < 0) {
         return aeb_handler_task_fail(delivery);
     }

@@ -20,8 +20,8 @@ typedef struct aeb_starter {
     Py_ssize_t n_over; /* handlers that were called and are over, without ever being a delivery */
 
     Py_hash_t loop_hash;
-    PyObject *outer;       /* strong: the task that emits, or NULL */
-    PyObject *task;        /* strong: the current task while handlers are started, or NULL */
+    PyObject *outer; /* strong: the task that emits, or NULL */
+    PyObject *task;  /* strong: the current task while handlers are started, or NULL */
     struct aeb_task_fields *fields; /* of `task` */
     Py_ssize_t references; /* to a task that stands as the current one and that nobody else has */
     bool lazy;             /* handlers start under tasks of lazy_task.c */

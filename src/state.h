@@ -26,7 +26,7 @@
     X(default_logger)                                                                              \
     X(cancelled_error)                                                                             \
     X(task_class)                                                                                  \
-    X(plain_loop_type) /* the last type of loop that keeps its factory where asyncio does */        \
+    X(plain_loop_type) /* the last type of loop that keeps its factory where asyncio does */       \
     X(get_running_loop)                                                                            \
     X(current_task)                                                                                \
     X(current_handler)                                                                             \
@@ -107,8 +107,8 @@ typedef struct aeb_state {
     aeb_emitting *emitting; /* owned array */
     Py_ssize_t n_emitting;
     Py_ssize_t emitting_capacity;
-    Py_ssize_t context_word;     /* where a context holds its variables, or 0: see lazy_load.c */
-    Py_ssize_t n_live; /* async handlers that have begun and are not over */
+    Py_ssize_t context_word; /* where a context holds its variables, or 0: see lazy_load.c */
+    Py_ssize_t n_live;       /* async handlers that have begun and are not over */
 
     /* Objects kept for reuse, all unknown to anybody else. */
     PyObject *free_tasks[AEB_MAX_FREE]; /* strong: see lazy_task.c */

@@ -32,7 +32,7 @@ typedef struct {
     bool envelope;
     bool offload;
     bool is_async; /* calling the handler makes a coroutine, or it is offloaded: it gets a task */
-    bool needs_delivery; /* it has an option that the lean way of starter.c does not know */
+    bool needs_delivery;  /* it has an option that the lean way of starter.c does not know */
     PyObject *task_event; /* str: the event that task_name is for, or NULL */
     PyObject *task_name;  /* what aeb_subscription_task_name() has last returned */
     PyObject *weakrefs;

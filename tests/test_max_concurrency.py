@@ -310,7 +310,6 @@ class TestNesting:
         gate.gate.set()
         await soon(bus.drain())
 
-
     async def test_so_is_one_in_a_sync_handler(self) -> None:
         bus = EventBus(max_concurrency=1)
         gate = Gate()
@@ -424,7 +423,6 @@ class TestPermitsComeBack:
             return await is_free(bus)
 
         assert asyncio.run(next_loop())
-
 
     def test_when_the_loop_of_a_queued_handler_is_closed(self, records: Records) -> None:
         bus = EventBus(max_concurrency=1)

@@ -443,6 +443,50 @@ class TestChangedThenSuspended:
         assert sorted(seen) == [(label, label, label) for label in ("0", "1", "2")]
 
 
+class TestThroughTheClass:
+    """A method called through asyncio.Task, as C code might, affects this handler alone."""
+
+    @pytest.mark.parametrize("suspends", [False, True])
+    async def test_a_request_to_cancel(self, bus: EventBus, suspends: bool) -> None:
+        ended: list[str] = []
+
+        @bus.on("a")
+        async def cancels(payload: object) -> None:
+            asyncio.Task.cancel(current())
+            if suspends:
+                await asyncio.sleep(0)
+            ended.append("cancels")
+
+        @bus.on("a")
+        async def next_one(payload: object) -> None:
+            assert current().get_name()
+            await asyncio.sleep(0)
+            ended.append("next")
+
+        for _ in range(3):
+            assert await soon(bus.emit_async("a")) == 2
+        assert ended == (["next"] if suspends else ["cancels", "next"]) * 3
+
+    @pytest.mark.parametrize("suspends", [False, True])
+    async def test_a_done_callback(self, bus: EventBus, suspends: bool) -> None:
+        called: list[str] = []
+
+        @bus.on("a")
+        async def adds(payload: object) -> None:
+            asyncio.Task.add_done_callback(current(), lambda task: called.append(task.get_name()))
+            if suspends:
+                await asyncio.sleep(0)
+
+        @bus.on("a")
+        async def next_one(payload: object) -> None:
+            assert current().get_name()
+            await asyncio.sleep(0)
+
+        assert await soon(bus.emit_async("a")) == 2
+        await turns()
+        assert called == [f"a -> {adds.__qualname__}"]
+
+
 @pytest.mark.parametrize("when", ["first_step", "resumed", "over"])
 def test_every_public_name_called_unbound_is_answered_and_never_crashes(when: str) -> None:
     assert run_isolated("task_methods.py", when).strip() == "ok"

@@ -314,7 +314,7 @@ class TestCoroutineAndStack:
         def look(task: Task) -> tuple[bool, object, bool]:
             coroutine: Any = task.get_coro()
             running = inspect.getcoroutinestate(coroutine) == inspect.CORO_RUNNING
-            return inspect.iscoroutine(coroutine), coroutine.cr_code, running
+            return asyncio.iscoroutine(coroutine), coroutine.cr_code, running
 
         answers = subscribe(bus, suspends, look)
         (handler,) = (subscription.handler for subscription in bus.handlers("tool.start"))
@@ -334,10 +334,10 @@ class TestCoroutineAndStack:
         emission = asyncio.ensure_future(bus.emit_async("tool.start"))
         await turns()
         coroutine: Any = tasks[0].get_coro()
-        state = inspect.getcoroutinestate(coroutine)
+        code, state = coroutine.cr_code, inspect.getcoroutinestate(coroutine)
         gate.set()
         await soon(emission)
-        assert coroutine.cr_code is handler.__code__
+        assert code is handler.__code__
         assert state == inspect.CORO_SUSPENDED
         assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
 
