@@ -13,7 +13,8 @@ PyObject *aeb_thrown_exception(PyObject *args);
 /* Raises StopIteration(number).  `await` drives our coroutines through tp_iternext, so this is how
  * every emit_async ends; and making an exception costs more than all the rest of one that has no
  * handlers.  The interpreter takes the value and drops the exception at once, so those with small
- * numbers are used again. */
+ * numbers are used again.  For send() and throw() that is not so: a caller in Python leaves its frame
+ * in the traceback. */
 void aeb_raise_stop_iteration(aeb_state *state, Py_ssize_t number);
 
 /* Forgets what is kept for reuse. */

@@ -54,11 +54,13 @@ child_settled(aeb_handler_task *child, PyObject *fatal)
             cancel_children(self);
         }
     }
-    if (self->n_unfinished == 0 && self->waiter != NULL &&
-        aeb_aio_wake(self->bus->state, self->waiter) < 0 && aeb_clear_ordinary_exception() < 0) {
+    PyObject *waiter = Py_XNewRef(self->waiter); /* waking it can end this emission */
+    if (self->n_unfinished == 0 && waiter != NULL && aeb_aio_wake(self->bus->state, waiter) < 0 &&
+        aeb_clear_ordinary_exception() < 0) {
         PyErr_WriteUnraisable(
             (PyObject *)self); /* an Exception: the loop is closed, nobody waits */
     }
+    Py_XDECREF(waiter);
     return true;
 }
 
@@ -96,9 +98,10 @@ keep_child(PyObject *owner, aeb_handler_task *child)
 /* Finds the loop, and the delivery whose handler emits, if one does; then begins to start handlers.
  * 0, and aeb_starter_end() must follow, or -1. */
 static int
-find_surroundings(aeb_emission *self, aeb_occasion *occasion, aeb_starter *starter)
+find_surroundings(aeb_emission *self, aeb_occasion *occasion)
 {
     aeb_state *state = self->bus->state;
+    aeb_starter *starter = &self->starter;
     if (aeb_aio_running_loop(state, &self->loop) < 0) {
         return -1;
     }
@@ -138,28 +141,28 @@ find_surroundings(aeb_emission *self, aeb_occasion *occasion, aeb_starter *start
 static int
 run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
 {
-    aeb_occasion occasion = {
+    aeb_occasion *occasion = &self->occasion;
+    *occasion = (aeb_occasion){
         .name = self->name,
         .payload = self->payload,
         .seq = self->bus->seq,
     };
     PyObject *late = NULL;
     int status = -1;
-    Py_ssize_t called = aeb_dispatch_begin(self->bus, plan, &occasion);
+    Py_ssize_t called = aeb_dispatch_begin(self->bus, plan, occasion);
     if (called == 0 && plan->n_sync > 0) {
-        called = aeb_dispatch_sync(self->bus, plan, &occasion, nested, &late);
+        called = aeb_dispatch_sync(self->bus, plan, occasion, nested, &late);
     }
     if (called >= 0) {
         self->n_called = called;
         self->nested = nested;
         status = 0;
         if (late != NULL || plan->n_sync < plan->n_entries) {
-            aeb_starter starter;
-            status = find_surroundings(self, &occasion, &starter);
+            status = find_surroundings(self, occasion);
             if (status == 0) {
-                status = aeb_starter_start_plan(&starter, plan, late);
-                self->n_called += starter.n_over;
-                aeb_starter_end(&starter, status < 0);
+                status = aeb_starter_start_plan(&self->starter, plan, late);
+                self->n_called += self->starter.n_over;
+                aeb_starter_end(&self->starter, status < 0);
             }
             else {
                 aeb_close_late(self->bus->state, late, 0);
@@ -170,7 +173,7 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
         aeb_close_late(self->bus->state, late, 0);
     }
     Py_XDECREF(late);
-    Py_XDECREF(occasion.event);
+    Py_CLEAR(occasion->event);
     return status;
 }
 
@@ -180,12 +183,11 @@ emission_begin(aeb_emission *self)
 {
     aeb_bus *bus = self->bus;
     if (self->deliveries != NULL) {
-        aeb_starter starter;
-        if (find_surroundings(self, NULL, &starter) < 0) {
+        if (find_surroundings(self, NULL) < 0) {
             return -1;
         }
-        int status = aeb_starter_start_prepared(&starter, self->deliveries);
-        aeb_starter_end(&starter, status < 0);
+        int status = aeb_starter_start_prepared(&self->starter, self->deliveries);
+        aeb_starter_end(&self->starter, status < 0);
         return status;
     }
     if (bus->closed) {
@@ -238,6 +240,19 @@ emission_finish(aeb_emission *self, PyObject **result)
     return PYGEN_RETURN;
 }
 
+/* An error for a send or throw that finds the emission in no state for it. */
+static PySendResult
+emission_misused(aeb_emission *self)
+{
+    if (self->status == EMISSION_STARTING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    }
+    else {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    }
+    return PYGEN_ERROR;
+}
+
 /* Ends when nothing is unfinished, else yields a waiter. */
 static PySendResult
 emission_wait(aeb_emission *self, PyObject **result)
@@ -254,6 +269,10 @@ emission_wait(aeb_emission *self, PyObject **result)
         if (self->n_unfinished == 0) { /* the allocation ran a finaliser that ended the last one */
             Py_DECREF(waiter);
             break;
+        }
+        if (self->status == EMISSION_DONE) { /* as above, and it closed this emission */
+            Py_DECREF(waiter);
+            return emission_misused(self);
         }
         Py_XSETREF(self->waiter, waiter);
         self->status = EMISSION_WAITING;
@@ -276,30 +295,22 @@ emission_first_step(aeb_emission *self, PyObject **result)
     return emission_wait(self, result);
 }
 
-/* An error for a send or throw that finds the emission in no state for it. */
-static PySendResult
-emission_misused(aeb_emission *self)
-{
-    if (self->status == EMISSION_STARTING) {
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-    }
-    else {
-        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-    }
-    return PYGEN_ERROR;
-}
-
 /* The task is back from its waiter, or another task has got hold of the emission. */
 static PySendResult
 emission_resume(aeb_emission *self, PyObject **result)
 {
     if (self->n_unfinished > 0) {
-        int done = aeb_aio_is_done(self->bus->state, self->waiter);
+        PyObject *waiter = Py_NewRef(self->waiter);
+        int done = aeb_aio_is_done(self->bus->state, waiter);
+        Py_DECREF(waiter);
         if (done == 0) {
             PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
         }
         if (done <= 0) {
             return PYGEN_ERROR;
+        }
+        if (self->status == EMISSION_DONE) { /* the future's own code has closed this emission */
+            return emission_misused(self);
         }
     }
     return emission_wait(self, result);
@@ -334,6 +345,10 @@ aeb_emission_throw(aeb_emission *self, PyObject *exc, PyObject **result)
     case EMISSION_WAITING:
         Py_XSETREF(self->thrown, Py_NewRef(exc));
         cancel_children(self);
+        if (self->status == EMISSION_DONE) { /* something that was cancelled has closed it */
+            aeb_restore_exception_steal(Py_NewRef(exc));
+            return PYGEN_ERROR;
+        }
         if (PyErr_GivenExceptionMatches(exc, PyExc_GeneratorExit)) {
             return emission_finish(self, result); /* as close(): there is no waiting after it */
         }

@@ -3,7 +3,7 @@
 #define AEB_EMISSION_OBJECT_H
 
 #include "emission.h"
-#include "handler_task.h"
+#include "starter.h"
 
 typedef enum {
     EMISSION_CREATED,
@@ -30,6 +30,11 @@ typedef struct {
     emission_status status;
     bool nested;
     PyObject *weakrefs;
+
+    /* Of the first step alone, and set up there.  Not on the C stack: a handler may switch to another
+     * greenlet, whose frames then lie there, while its blank task points to the starter. */
+    aeb_occasion occasion;
+    aeb_starter starter;
 } aeb_emission;
 
 /* One step: sends `value`.  *result is what it yields; at the end it is left alone, and the answer

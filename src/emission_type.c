@@ -62,7 +62,11 @@ static PyObject *
 send_result(aeb_emission *self, PySendResult status, PyObject *result)
 {
     if (status == PYGEN_RETURN) {
-        aeb_raise_stop_iteration(self->bus->state, self->n_called);
+        PyObject *number = PyLong_FromSsize_t(self->n_called);
+        if (number != NULL) {
+            PyErr_SetObject(PyExc_StopIteration, number);
+            Py_DECREF(number);
+        }
         return NULL;
     }
     return result;
@@ -92,7 +96,13 @@ emission_am_send(aeb_emission *self, PyObject *value, PyObject **result)
 static PyObject *
 emission_next(aeb_emission *self)
 {
-    return emission_send(self, Py_None);
+    PyObject *result;
+    PySendResult status = aeb_emission_step(self, Py_None, &result);
+    if (status == PYGEN_RETURN) {
+        aeb_raise_stop_iteration(self->bus->state, self->n_called);
+        return NULL;
+    }
+    return result;
 }
 
 static PyObject *

@@ -120,6 +120,9 @@ aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **fo
     if (PyContextVar_Get(state->current_handler, NULL, &value) < 0) {
         return -1;
     }
+    if (value != NULL && !Py_IS_TYPE(value, state->handler_task_type)) {
+        Py_CLEAR(value); /* copy_context() shows the variable, and anybody can set it */
+    }
     *found = (aeb_handler_task *)value;
     if (value == NULL || (*found)->status == AEB_HANDLER_DONE) {
         *found = NULL;

@@ -33,6 +33,7 @@ aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *oc
     aeb_handler_task *self;
     if (AEB_LIKELY(state->n_free_deliveries > 0)) {
         self = state->free_deliveries[--state->n_free_deliveries];
+        self->status = AEB_HANDLER_NEW;
     }
     else {
         self = aeb_type_alloc(state->handler_task_type, 0);
@@ -79,6 +80,7 @@ aeb_handler_task_release(aeb_handler_task *self_steal)
                         self->failure};
     memset((char *)self + sizeof(PyObject), 0, sizeof(aeb_handler_task) - sizeof(PyObject));
     self->state = state;
+    self->status = AEB_HANDLER_DONE; /* gc.get_objects() shows it to anybody */
     state->free_deliveries[state->n_free_deliveries++] = self;
     for (size_t i = 0; i < Py_ARRAY_LENGTH(kept); i++) {
         Py_XDECREF(kept[i]);
@@ -378,7 +380,8 @@ aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, Py
         *result = begun == 0 ? Py_NewRef(Py_None) : NULL;
         sent = begun == 0 ? PYGEN_RETURN : PYGEN_ERROR;
     }
-    if (context != NULL) {
+    sent = aeb_handler_task_stepped(self, sent, result);
+    if (context != NULL) { /* only now: a failure is reported in the handler's context */
         PyObject *raised = aeb_take_exception();
         if (PyContext_Exit(context) < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
@@ -386,7 +389,6 @@ aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, Py
         aeb_restore_exception_steal(raised);
         Py_DECREF(context);
     }
-    sent = aeb_handler_task_stepped(self, sent, result);
     if (AEB_UNLIKELY(limited) && sent == PYGEN_NEXT) {
         aeb_timeout_arm(self, start);
     }

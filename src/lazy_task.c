@@ -165,8 +165,13 @@ new_blank_task(aeb_state *state)
 PyObject *
 aeb_task_take(aeb_state *state)
 {
-    if (AEB_LIKELY(state->n_free_tasks > 0)) {
-        return state->free_tasks[--state->n_free_tasks];
+    while (AEB_LIKELY(state->n_free_tasks > 0)) {
+        PyObject *task = state->free_tasks[--state->n_free_tasks];
+        /* Somebody may have found it meanwhile, with gc.get_objects(), and have cancelled it. */
+        if (AEB_LIKELY(Py_REFCNT(task) == 1 && !aeb_task_fields_of(task)->touched)) {
+            return task;
+        }
+        Py_DECREF(task);
     }
     return new_blank_task(state);
 }

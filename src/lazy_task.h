@@ -31,7 +31,7 @@ typedef struct aeb_task_fields {
     PyObject *name;             /* what set_name() was given, else NULL */
     uintptr_t *image; /* the fields of asyncio.Task as they are in a blank task; NULL: it is real */
     size_t n_image;   /* words */
-    bool has_attributes; /* somebody may have set one */
+    bool touched; /* somebody may have set an attribute, or found it while it was no handler's */
 } aeb_task_fields;
 
 static inline aeb_task_fields *
@@ -48,7 +48,7 @@ static inline bool
 aeb_task_is_unchanged(PyObject *task, const aeb_task_fields *fields)
 {
     const uintptr_t *now = (const uintptr_t *)(task + 1), *then = fields->image;
-    if (then == NULL || fields->has_attributes || fields->name != NULL) {
+    if (then == NULL || fields->touched || fields->name != NULL) {
         return false;
     }
     uintptr_t differences =

@@ -13,8 +13,9 @@ static PyObject *
 lazy_getattro(PyObject *task, PyObject *name)
 {
     aeb_task_fields *fields = aeb_task_fields_of(task);
-    if (fields->image != NULL && !fields->has_attributes && PyUnicode_CheckExact(name)) {
-        fields->has_attributes = PyUnicode_CompareWithASCIIString(name, "__dict__") == 0;
+    if (fields->image != NULL && !fields->touched) {
+        fields->touched = fields->starter == NULL || !PyUnicode_CheckExact(name) ||
+                          PyUnicode_CompareWithASCIIString(name, "__dict__") == 0;
     }
     return aeb_lazy_ensure_delivery(task) < 0 ? NULL : PyObject_GenericGetAttr(task, name);
 }
@@ -22,7 +23,7 @@ lazy_getattro(PyObject *task, PyObject *name)
 static int
 lazy_setattro(PyObject *task, PyObject *name, PyObject *value)
 {
-    aeb_task_fields_of(task)->has_attributes = true;
+    aeb_task_fields_of(task)->touched = true;
     return aeb_lazy_ensure_delivery(task) < 0 ? -1 : PyObject_GenericSetAttr(task, name, value);
 }
 
@@ -59,8 +60,14 @@ static PyObject *
 lazy_get_coro(PyObject *task, PyObject *Py_UNUSED(ignored))
 {
     aeb_handler_task *delivery = aeb_task_fields_of(task)->delivery;
-    if (delivery == NULL) {
-        Py_RETURN_NONE;
+    if (delivery == NULL) { /* it waits for reuse: repr() needs one all the same */
+        PyObject *base = (PyObject *)aeb_lazy_task_class(task), *value = NULL;
+        PyObject *descriptor = PyObject_GetAttrString(base, "_coro");
+        if (descriptor != NULL) {
+            value = Py_TYPE(descriptor)->tp_descr_get(descriptor, task, base);
+            Py_DECREF(descriptor);
+        }
+        return value;
     }
     bool has_coroutine = delivery->inner != NULL && PyCoro_CheckExact(delivery->inner);
     return Py_NewRef(has_coroutine ? delivery->inner : (PyObject *)delivery);

@@ -52,12 +52,16 @@ enter_blank_task(aeb_starter *starter)
         aeb_task_give_back(starter->state, task);
         return -1;
     }
-    Py_XDECREF(starter->task);
+    PyObject *spent = starter->task;
     starter->task = task;
     starter->fields = aeb_task_fields_of(task);
     starter->fields->starter = starter;
     starter->spent = false;
     starter->references = Py_REFCNT(task);
+    if (spent != NULL) { /* last, for a finaliser may take hold of the new one */
+        aeb_task_fields_of(spent)->starter = NULL;
+        Py_DECREF(spent);
+    }
     return 0;
 }
 
@@ -111,6 +115,7 @@ aeb_starter_end(aeb_starter *starter, bool raised)
     }
     Py_XDECREF(starter->outer);
     Py_XDECREF(starter->unchanged);
+    starter->fields->starter = NULL;
     if (starter->spent) {
         Py_DECREF(starter->task);
     }
@@ -294,7 +299,8 @@ aeb_starter_make_delivery(aeb_starter *starter)
 }
 
 /* The rest of run_lean() where there is more to do: the handler has suspended or failed, is
- * no plain coroutine, or somebody has taken an interest in its task. */
+ * no plain coroutine, or somebody has taken an interest in its task.  Leaves `context`, in which a
+ * failure is still reported. */
 static int
 run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySendResult sent,
             PyObject *result_steal, aeb_handler_task **delivery)
@@ -306,6 +312,7 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
     starter->delivery = NULL;
     *delivery = self;
     if (status < 0) {
+        exit_context(starter, context, true);
         starter->state->n_live--;
         if (value_steal != NULL && aeb_close_awaitable(starter->state, value_steal) < 0) {
             PyErr_WriteUnraisable(value_steal);
@@ -320,9 +327,11 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
         self->context = Py_NewRef(context);
 #endif
         sent = aeb_handler_task_stepped(self, sent, &result_steal);
+        exit_context(starter, context, sent == PYGEN_ERROR);
         status = after_first_step(starter, self, sent, result_steal, &fatal);
     }
     else if (aeb_is_awaitable(value_steal)) {
+        exit_context(starter, context, false);
         self->awaitable = value_steal;
         self->status = AEB_HANDLER_NEW;
         status = first_step(starter, self, context, &fatal);
@@ -330,6 +339,7 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
     else {
         result_steal = value_steal;
         sent = aeb_handler_task_stepped(self, PYGEN_RETURN, &result_steal);
+        exit_context(starter, context, sent == PYGEN_ERROR);
         status = after_first_step(starter, self, sent, result_steal, &fatal);
     }
     return status < 0 && !fatal ? aeb_handler_task_fail(self) : status;
@@ -375,15 +385,17 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
             starter->delivery->inner = Py_NewRef(value);
         }
         sent = aeb_iter_send(value, Py_None, &result);
+        if (AEB_LIKELY(sent == PYGEN_RETURN)) {
+            Py_CLEAR(result); /* it has no reader; a finaliser of it still belongs to the handler */
+        }
         starter->coro = NULL;
     }
-    exit_context(starter, context, value == NULL || (sent == PYGEN_ERROR && is_coroutine));
     int status = 1;
     if (AEB_LIKELY(sent == PYGEN_RETURN && starter->delivery == NULL &&
                    aeb_task_is_untouched(starter))) {
+        exit_context(starter, context, false);
         state->n_live--;
         starter->entry = NULL;
-        Py_DECREF(result); /* a handler's return value has no reader */
         Py_DECREF(value);
         if (AEB_LIKELY(state->context_word > 0 && Py_REFCNT(context) == 1 &&
                        ((void **)context)[state->context_word] == variables &&
@@ -471,11 +483,22 @@ aeb_starter_start_prepared(aeb_starter *starter, PyObject *deliveries)
 int
 aeb_starter_start_alone(aeb_handler_task *delivery)
 {
-    aeb_starter starter = {.state = delivery->state, .bus = delivery->bus, .loop = delivery->loop};
-    if (aeb_starter_begin(&starter) < 0) {
+    /* Not on the C stack: see aeb_emission. */
+    aeb_starter *starter = PyMem_Calloc(1, sizeof(aeb_starter));
+    if (starter == NULL) {
+        PyErr_NoMemory();
         return aeb_handler_task_fail(delivery);
     }
-    int status = start_delivery(&starter, delivery);
-    aeb_starter_end(&starter, status < 0);
+    starter->state = delivery->state;
+    starter->bus = delivery->bus;
+    starter->loop = delivery->loop;
+    if (aeb_starter_begin(starter) < 0) {
+        PyMem_Free(starter);
+        return aeb_handler_task_fail(delivery);
+    }
+    starter->untracked = false; /* tasks that it makes may drain, and must find it then */
+    int status = start_delivery(starter, delivery);
+    aeb_starter_end(starter, status < 0);
+    PyMem_Free(starter);
     return status;
 }

@@ -427,3 +427,30 @@ class TestLoopTrips:
                 loop.set_task_factory(None)
             assert log == ["starts", "opens", "ends"]
             assert len(records) == 1
+
+
+@pytest.mark.parametrize("how", ["at_once", "suspended", "with_a_timeout"])
+async def test_a_failure_is_reported_in_the_context_of_the_handler(how: str) -> None:
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+    seen: list[str] = []
+
+    def on_error(name: str, handler: object, error: BaseException) -> None:
+        seen.append(request.get())
+        request.set("changed by on_error")
+
+    bus = EventBus(on_error=on_error)
+
+    @bus.on("a", timeout=DEADLINE if how == "with_a_timeout" else None)
+    async def handler(payload: object) -> None:
+        request.set("of the handler")
+        if how == "suspended":
+            await asyncio.sleep(0)
+        raise ValueError
+
+    @bus.on("a")
+    async def later(payload: object) -> None:
+        seen.append(request.get())
+
+    assert await bus.emit_async("a") == 2
+    assert sorted(seen) == ["none", "of the handler"]
+    assert request.get() == "none"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from helpers import anote, note, recorder, soon, turns
+from helpers import anote, is_gone, note, recorder, soon, turns
 
 from agent_event_bus import EventBus
 
@@ -28,6 +29,23 @@ def drop(emission: Emission) -> None:
     """Let go of an emission that nobody awaited."""
     del emission
     gc.collect()
+
+
+class Payload:
+    """Something that can be watched."""
+
+
+def watched_local_of_a_driver(emission: Any) -> weakref.ref[Payload]:
+    """Drive an emission by hand to its end, in a frame that holds the only reference to a value."""
+    local = Payload()
+    with pytest.raises(StopIteration):
+        emission.send(None)
+    return weakref.ref(local)
+
+
+def test_driving_it_by_hand_keeps_nothing_of_the_driver_alive(bus: EventBus) -> None:
+    bus.on("a", recorder([], "a"))
+    assert is_gone(watched_local_of_a_driver(bus.emit_async("a")))
 
 
 class TestLaziness:
@@ -289,3 +307,37 @@ class TestCancelMessage:
         assert await soon(bus.emit_async("a")) == 2
         assert tasks[0].cancelled()
         assert seen == [("no longer needed",)]
+
+    async def test_a_future_whose_cancel_closes_the_emission_ends_it(self, bus: EventBus) -> None:
+        class Closing(asyncio.Future):  # type: ignore[type-arg]
+            emission: Any = None
+
+            def cancel(self, *args: Any, **options: Any) -> bool:
+                emission, self.emission = self.emission, None
+                if emission is not None:
+                    with pytest.raises(asyncio.CancelledError):
+                        emission.close()
+                return super().cancel(*args, **options)
+
+        ended: list[str] = []
+        future = Closing()
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            await future
+
+        @bus.on("a")
+        async def slow(payload: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("slow")
+
+        future.emission = emission = bus.emit_async("a")
+        task = asyncio.ensure_future(emission)
+        await turns()
+        task.cancel()
+        await soon(asyncio.wait([task]))
+        assert task.cancelled()
+        await turns()
+        assert ended == ["slow"]

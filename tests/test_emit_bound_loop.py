@@ -214,6 +214,25 @@ def test_what_was_pending_on_a_loop_that_closed_is_dropped_by_the_next_drain(
     assert [str(warning.message) for warning in recwarn] == []
 
 
+def test_a_handler_that_drains_in_a_task_of_its_own_does_not_wait_for_itself(
+    other: LoopThread,
+) -> None:
+    bus = EventBus(loop=other.loop)
+    drained: list[list[str]] = []
+    over = threading.Event()
+
+    @bus.on("a")
+    async def handler(payload: object) -> None:
+        try:
+            drained.append(await soon(asyncio.ensure_future(bus.drain())))
+        finally:
+            over.set()
+
+    assert bus.emit("a") == 1
+    assert over.wait(2 * DEADLINE)
+    assert drained == [[]]
+
+
 def test_drain_may_be_awaited_in_another_loop_than_the_handlers(other: LoopThread) -> None:
     bus = EventBus(loop=other.loop)
     log: list[object] = []

@@ -1,4 +1,4 @@
-"""What handlers use: asyncio's own structures, anyio, async_timeout, aiohttp and httpx."""
+"""What handlers use: asyncio's own structures, anyio, async_timeout, aiohttp, httpx, greenlets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import contextvars
 import logging
+import os
 import sys
 import threading
 from typing import Any
@@ -15,6 +16,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import async_timeout
+import greenlet
 import httpx
 import pytest
 from aiohttp import web
@@ -446,3 +448,49 @@ class TestHttpClients:
                 await asyncio.wait_for(bus.emit_async("a"), 0.1)
         assert log == ["cancelled"]
         assert records == []
+
+
+@pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="greenlets copy stacks behind its back"
+)
+class TestGreenlets:
+    async def test_a_handler_that_switches_away_in_its_first_step_is_counted_when_it_is_back(
+        self, bus: EventBus
+    ) -> None:
+        here = greenlet.getcurrent()
+        loop = asyncio.get_running_loop()
+        names: list[str] = []
+        ended: list[object] = []
+
+        @bus.on("a", envelope=True)
+        async def handler(event: object) -> None:
+            here.switch()
+            names.append(current_name())
+
+        def current_name() -> str:
+            task = asyncio.current_task(loop)
+            assert task is not None
+            return task.get_name()
+
+        def name_from_deep_down(levels: int) -> int:
+            # sorted() is there for its C frames: they lie where those of the handler were.
+            if levels:
+                return sorted([levels - 1], key=name_from_deep_down)[0]
+            names.append(current_name())
+            return 0
+
+        def emit() -> None:
+            try:
+                bus.emit_async("a").send(None)
+            except StopIteration as stop:
+                ended.append(stop.value)
+
+        other = greenlet.greenlet(emit)
+        other.switch()
+        assert ended == []
+        name_from_deep_down(20)
+        other.switch()
+        assert ended == [1]
+        assert len(names) == 2
+        assert names[0] == names[1]
+        assert asyncio.current_task() is not None

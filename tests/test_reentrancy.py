@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import logging
 import sys
@@ -414,3 +415,26 @@ class TestRunawayThroughTasks:
 )
 def test_runaway_recursion_in_c_never_crashes_or_blows_up(case: str) -> None:
     assert run_isolated("recursion.py", case).strip() == "ok"
+
+
+async def test_a_handler_that_changes_every_context_variable_can_still_emit(bus: EventBus) -> None:
+    log: list[object] = []
+    gate = asyncio.Event()
+
+    @bus.on("a")
+    async def handler(payload: object) -> None:
+        for variable in contextvars.copy_context():
+            variable.set("something else")
+        log.append(await bus.emit_async("b"))
+
+    async def waiting(payload: object) -> None:
+        await gate.wait()
+
+    bus.on("b", anote(log, "nested"))
+    bus.on("c", waiting)
+    other = asyncio.ensure_future(bus.emit_async("c"))
+    await turns()
+    assert await soon(bus.emit_async("a")) == 1
+    assert log == ["nested", 1]
+    gate.set()
+    assert await soon(other) == 1
