@@ -68,6 +68,23 @@ static PyType_Spec no_loop_spec = {
     .slots = no_loop_slots,
 };
 
+/* Several threads can get here at once, for an import lets others run.  The first one's is used, for
+ * it may be in use.  0, or -1 when there is nothing to fill the slot with. */
+static int
+fill(PyObject **slot, PyObject *value_steal)
+{
+    if (value_steal == NULL) {
+        return -1;
+    }
+    if (*slot == NULL) {
+        *slot = value_steal;
+    }
+    else {
+        Py_DECREF(value_steal);
+    }
+    return 0;
+}
+
 static int
 make_no_loop(aeb_state *state)
 {
@@ -76,11 +93,11 @@ make_no_loop(aeb_state *state)
     if (module == NULL || aeb_state_add_type(module, &no_loop_spec, &type, false) < 0) {
         return -1;
     }
-    state->no_loop = type->tp_alloc(type, 0);
+    int status = fill(&state->no_loop_error, PyErr_NewException("agent_event_bus._core.NoLoopError",
+                                                                PyExc_Exception, NULL));
+    status = status < 0 ? -1 : fill(&state->no_loop, type->tp_alloc(type, 0));
     Py_DECREF(type);
-    state->no_loop_error =
-        PyErr_NewException("agent_event_bus._core.NoLoopError", PyExc_Exception, NULL);
-    return state->no_loop == NULL || state->no_loop_error == NULL ? -1 : 0;
+    return status;
 }
 
 /* ---- loading --------------------------------------------------------------------------------- */
@@ -111,21 +128,27 @@ find_current_tasks(aeb_state *state)
         tasks = PyObject_GetAttrString(module, "_current_tasks");
         Py_DECREF(module);
     }
-    if (tasks == NULL || !PyDict_CheckExact(tasks) ||
-        PyDict_SetItem(tasks, state->no_loop, state->no_loop) < 0) {
+    if (tasks == NULL || !PyDict_CheckExact(tasks)) {
         Py_XDECREF(tasks);
         return PyErr_Occurred() ? aeb_clear_ordinary_exception() : 0;
     }
-    found = PyObject_CallOneArg(state->current_task, state->no_loop);
-    bool is_it = found == state->no_loop;
-    Py_XDECREF(found);
-    PyErr_Clear();
-    if (PyDict_DelItem(tasks, state->no_loop) < 0 || !is_it) {
-        Py_DECREF(tasks);
-        return PyErr_Occurred() ? -1 : 0;
+    PyObject *loop = Py_TYPE(state->no_loop)->tp_alloc(Py_TYPE(state->no_loop), 0);
+    int status = loop == NULL ? -1 : PyDict_SetItem(tasks, loop, state->no_loop);
+    if (status == 0) {
+        found = PyObject_CallOneArg(state->current_task, loop);
+        status = found == state->no_loop;
+        Py_XDECREF(found);
+        PyErr_Clear();
+        if (PyDict_DelItem(tasks, loop) < 0) {
+            status = -1;
+        }
     }
-    Py_XSETREF(state->current_tasks, tasks);
-    return 1;
+    Py_XDECREF(loop);
+    if (status == 1) {
+        return fill(&state->current_tasks, tasks) < 0 ? -1 : 1;
+    }
+    Py_DECREF(tasks);
+    return status;
 }
 
 static PyObject *
@@ -146,7 +169,7 @@ context_after_set(PyObject *variable, PyObject *value)
 static int
 find_context_variables(aeb_state *state)
 {
-    state->context_word = 0;
+    Py_ssize_t context_word = 0;
     PyObject *variable = PyContextVar_New("agent_event_bus.trial", NULL);
     PyObject *outer = PyContext_New(), *copies[4] = {NULL}, *values[] = {Py_None, Py_True, Py_None};
     int status = variable == NULL || outer == NULL ? -1 : PyContext_Enter(outer);
@@ -170,12 +193,12 @@ find_context_variables(aeb_state *state)
             if (words[2][word] == words[3][word] && words[2][word] != NULL &&
                 words[0][word] != words[1][word] && words[1][word] != words[2][word] &&
                 words[0][word] != words[2][word]) {
-                state->context_word = word;
+                context_word = word;
                 found++;
             }
         }
-        if (found != 1 || Py_TYPE(outer)->tp_weaklistoffset <= 0) {
-            state->context_word = 0;
+        if (found == 1 && Py_TYPE(outer)->tp_weaklistoffset > 0) {
+            state->context_word = context_word;
         }
     }
     for (int i = 0; i < 4; i++) {
@@ -193,28 +216,27 @@ static int
 make_blank_arguments(aeb_state *state)
 {
     PyObject *coro = (PyObject *)aeb_handler_task_new_idle(state);
-    if (coro == NULL) {
-        return -1;
+    PyObject *context = PyContext_New(), *kwargs = PyDict_New();
+    int status = coro == NULL || context == NULL || kwargs == NULL ? -1 : 0;
+    if (status == 0) {
+        status = fill(&state->blank_args, PyTuple_Pack(1, coro));
     }
-    Py_XSETREF(state->blank_args, PyTuple_Pack(1, coro));
-    Py_DECREF(coro);
-    Py_XSETREF(state->empty_context, PyContext_New());
-    if (state->empty_context == NULL) {
-        return -1;
-    }
-    PyObject *kwargs = PyDict_New();
-    Py_XSETREF(state->blank_kwargs, kwargs);
-    if (state->blank_args == NULL || kwargs == NULL ||
-        PyDict_SetItem(kwargs, state->str_loop, state->no_loop) < 0 ||
-        PyDict_SetItem(kwargs, state->str_name, state->str_handler_name) < 0) {
-        return -1;
+    if (status == 0 && (PyDict_SetItem(kwargs, state->str_loop, state->no_loop) < 0 ||
+                        PyDict_SetItem(kwargs, state->str_name, state->str_handler_name) < 0)) {
+        status = -1;
     }
 #if PY_VERSION_HEX >= 0x030B0000
-    if (PyDict_SetItem(kwargs, state->str_context, state->empty_context) < 0) {
-        return -1;
+    if (status == 0) {
+        status = PyDict_SetItem(kwargs, state->str_context, context);
     }
 #endif
-    return 0;
+    if (status == 0) {
+        status = fill(&state->blank_kwargs, Py_NewRef(kwargs));
+    }
+    Py_XDECREF(kwargs);
+    Py_XDECREF(context);
+    Py_XDECREF(coro);
+    return status;
 }
 
 int

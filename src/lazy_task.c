@@ -140,7 +140,10 @@ new_blank_task(aeb_state *state)
         return NULL;
     }
 #endif
-    int status = aeb_lazy_task_class(task)->tp_init(task, state->blank_args, state->blank_kwargs);
+    PyObject *args = Py_NewRef(state->blank_args), *kwargs = Py_NewRef(state->blank_kwargs);
+    int status = aeb_lazy_task_class(task)->tp_init(task, args, kwargs);
+    Py_DECREF(args);
+    Py_DECREF(kwargs);
 #if PY_VERSION_HEX < 0x030B0000
     PyObject *exc = aeb_take_exception();
     (void)PyContext_Exit(empty);
@@ -387,8 +390,9 @@ aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
     PyTypeObject *future = aeb_lazy_future_class(task);
     aeb_state *state = fields->delivery->state;
     lazy_marks marks;
-    if (marks_read(task, &marks) < 0) {
-        return -1;
+    if (marks_read(task, &marks) < 0) { /* somebody has given it attributes that fail */
+        PyErr_WriteUnraisable(task);
+        marks = (lazy_marks){0};
     }
     /* Only the future in it is begun anew, for it now has a loop to call its callbacks. */
     PyObject *kwargs = PyDict_New();

@@ -14,7 +14,9 @@ lazy_getattro(PyObject *task, PyObject *name)
 {
     aeb_task_fields *fields = aeb_task_fields_of(task);
     if (fields->image != NULL && !fields->touched) {
-        fields->touched = fields->starter == NULL || !PyUnicode_CheckExact(name) ||
+        bool idle =
+            fields->delivery == NULL && (fields->starter == NULL || fields->starter->entry == NULL);
+        fields->touched = idle || !PyUnicode_CheckExact(name) ||
                           PyUnicode_CompareWithASCIIString(name, "__dict__") == 0;
     }
     return aeb_lazy_ensure_delivery(task) < 0 ? NULL : PyObject_GenericGetAttr(task, name);
@@ -223,6 +225,9 @@ aeb_lazy_make_type(aeb_state *state, PyTypeObject *base)
 #if PY_VERSION_HEX < 0x030A0000
     ((PyTypeObject *)type)->tp_new = NULL;
 #endif
-    Py_XSETREF(state->lazy_task_type, (PyTypeObject *)type);
+    if (state->lazy_task_type == NULL) { /* another thread may have been faster */
+        state->lazy_task_type = (PyTypeObject *)Py_NewRef(type);
+    }
+    Py_DECREF(type);
     return 0;
 }

@@ -65,6 +65,13 @@ enter_blank_task(aeb_starter *starter)
     return 0;
 }
 
+/* Whether the task cannot serve a handler: it has got one, or a finaliser has found it between two. */
+static inline bool
+needs_another_task(const aeb_starter *starter)
+{
+    return starter->spent || starter->fields->touched;
+}
+
 int
 aeb_starter_begin(aeb_starter *starter)
 {
@@ -239,7 +246,7 @@ first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *context, bool
 static int
 start_lazily(aeb_starter *starter, aeb_handler_task *self, bool *fatal)
 {
-    if (starter->spent && enter_blank_task(starter) < 0) {
+    if (needs_another_task(starter) && enter_blank_task(starter) < 0) {
         return -1;
     }
     PyObject *context = PyContext_CopyCurrent();
@@ -280,21 +287,29 @@ aeb_starter_make_delivery(aeb_starter *starter)
     if (starter->entry == NULL || starter->delivery != NULL) {
         return 0;
     }
+    PyObject *owner = Py_NewRef(starter->owner); /* the starter is part of it */
     PyObject *exc = aeb_take_exception();
     aeb_handler_task *self =
         aeb_handler_task_new(starter->bus, starter->entry, starter->occasion, NULL);
     if (self == NULL) {
         Py_XDECREF(exc);
+        Py_DECREF(owner);
         return -1;
     }
     aeb_restore_exception_steal(exc);
+    if (starter->entry == NULL || starter->delivery != NULL) {
+        Py_DECREF(self); /* the allocation ran a finaliser that was faster */
+        Py_DECREF(owner);
+        return 0;
+    }
     self->status = AEB_HANDLER_RUNNING;
     self->called = self->lazy = self->untracked = self->live = true;
     self->loop = Py_NewRef(starter->loop);
     self->inner = Py_XNewRef(starter->coro);
     aeb_task_assign(starter->task, self, starter->context);
-    starter->adopt(starter->owner, self);
+    starter->adopt(owner, self);
     starter->delivery = self;
+    Py_DECREF(owner);
     return 0;
 }
 
@@ -359,7 +374,7 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
 {
     aeb_state *state = starter->state;
     *delivery = NULL;
-    if (AEB_UNLIKELY(starter->spent) && enter_blank_task(starter) < 0) {
+    if (AEB_UNLIKELY(needs_another_task(starter)) && enter_blank_task(starter) < 0) {
         return -1;
     }
     PyObject *result = NULL, *context = starter->unchanged;
@@ -470,7 +485,7 @@ aeb_starter_start_prepared(aeb_starter *starter, PyObject *deliveries)
     int status = 0;
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(deliveries); i++) {
         aeb_handler_task *delivery = (aeb_handler_task *)PyList_GET_ITEM(deliveries, i);
-        if (*starter->fatal == NULL) {
+        if (*starter->fatal == NULL && delivery->status == AEB_HANDLER_NEW) {
             status = start_adopted(starter, delivery);
         }
         else {

@@ -31,7 +31,6 @@
     X(current_task)                                                                                \
     X(current_handler)                                                                             \
     X(current_tasks)                                                                               \
-    X(empty_context)                                                                               \
     X(no_loop)                                                                                     \
     X(no_loop_error)                                                                               \
     X(blank_args)                                                                                  \

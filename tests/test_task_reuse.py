@@ -127,3 +127,49 @@ class TestATaskThatWaitsForReuse:
         assert await bus.emit_async("a") == 3
         assert len(kept) == len(tasks) == 1
         assert kept[0] is not tasks[0]
+
+
+class AsksForTheCurrentTask:
+    """Cyclic garbage whose finaliser wants to know which task it runs in."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.itself = self
+
+    def __del__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.names.append(task.get_name())
+
+
+async def test_a_handler_ends_although_a_collection_asks_for_its_task_while_it_asks_itself(
+    bus: EventBus,
+) -> None:
+    kept: list[object] = []
+    names: list[str] = []
+
+    async def keeping(payload: object) -> None:
+        kept.append(asyncio.current_task())
+
+    for _ in range(20):  # more than are kept for reuse: what the handler needs must be allocated
+        bus.on("kept", keeping)
+    assert await bus.emit_async("kept") == 20
+
+    @bus.on("a")
+    async def handler(payload: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        gc.disable()
+        thresholds = gc.get_threshold()
+        gc.set_threshold(1)
+        AsksForTheCurrentTask(names)
+        try:
+            gc.enable()
+            names.append(task.get_name())
+        finally:
+            gc.set_threshold(*thresholds)
+
+    assert await soon(bus.emit_async("a")) == 1
+    gc.collect()
+    assert len(names) == 2
+    assert names[-1].startswith("a -> ")
