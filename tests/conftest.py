@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import ListHandler
+from helpers import ListHandler, LoopThread
 
 from agent_event_bus import EventBus
 
@@ -41,6 +41,13 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: seen.append(args.exc_value))
     return seen
+
+
+@pytest.fixture
+def other() -> Iterator[LoopThread]:
+    """An event loop that runs in another thread."""
+    with LoopThread() as other:
+        yield other
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What several test files share: recording handlers, isolated scripts, a loop in a thread."""
+"""What several test files share: handlers, tasks, isolated scripts, a loop in a thread."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, TypeVar
 
-import agent_event_bus
+import pytest
 
+import agent_event_bus
+from agent_event_bus import EventBus
+
+Task = asyncio.Task[Any]
+Handler = Callable[[object], Coroutine[Any, Any, None]]
 T = TypeVar("T")
 
 # Seconds after which a test that waits is hanging; nothing waits this long when all is well.
@@ -25,6 +30,11 @@ DEADLINE = 20.0
 ISOLATED = Path(__file__).parent / "isolated"
 # Where the package under test was imported from, for the interpreters that scripts run in.
 PACKAGES = Path(agent_event_bus.__file__).parent.parent
+
+# A handler that does what is tested before its first await, and one that does it after that.
+moments = pytest.mark.parametrize("suspends", [False, True], ids=["first step", "resumed"])
+# With `emit` the handler is pending work of the bus, with `emit_async` part of the emission.
+ways = pytest.mark.parametrize("way", ["emit", "emit_async"])
 
 
 class Runaway(BaseException):
@@ -92,6 +102,68 @@ def failing(error: BaseException) -> Callable[..., None]:
         raise error
 
     return boom
+
+
+def lingering(log: list[str], cleanup: asyncio.Event) -> Handler:
+    """An async handler that waits to be cancelled, and then for `cleanup` however often it is.
+
+    It appends "again" to `log` for every cancellation after the first, and "clean" at its end.
+    """
+
+    async def handler(payload: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            while not cleanup.is_set():
+                try:
+                    await cleanup.wait()
+                except asyncio.CancelledError:
+                    log.append("again")
+            log.append("clean")
+
+    return handler
+
+
+def current() -> Task:
+    """Return the current task, which there must be."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+def keep_tasks(bus: EventBus, suspends: bool, error: Exception | None = None) -> list[Task]:
+    """Subscribe a handler of "tool.start" that keeps its task, and may suspend and then may fail.
+
+    Returns:
+        The tasks it has kept, one for each time it was called.
+    """
+    kept: list[Task] = []
+
+    @bus.on("tool.start")
+    async def handler(payload: object) -> None:
+        kept.append(current())
+        if suspends:
+            await asyncio.sleep(0)
+        if error is not None:
+            raise error
+
+    return kept
+
+
+async def begin(bus: EventBus, name: str = "a") -> asyncio.Task[int]:
+    """Begin an emission in a task, and take its handlers to their first wait."""
+    emission = asyncio.ensure_future(bus.emit_async(name))
+    await turns()
+    return emission
+
+
+async def deliver(bus: EventBus, way: str = "emit_async") -> None:
+    """Emit "tool.start" and wait for its handlers."""
+    if way == "emit":
+        bus.emit("tool.start")
+        assert await soon(bus.drain()) == []
+    else:
+        await soon(bus.emit_async("tool.start"))
 
 
 async def soon(awaitable: Awaitable[T]) -> T:

@@ -10,7 +10,7 @@ import sys
 from typing import Any, Callable
 
 import pytest
-from helpers import anote, failing, note, soon, turns
+from helpers import anote, begin, failing, lingering, note, soon, turns
 
 from agent_event_bus import EventBus
 
@@ -41,13 +41,6 @@ class Sleeper:
             raise
 
 
-async def start(bus: EventBus) -> asyncio.Task[int]:
-    """Begin an emission of "a" and let its handlers run to their first wait."""
-    task = asyncio.create_task(bus.emit_async("a"))
-    await turns()
-    return task
-
-
 class TestOuterCancellation:
     async def test_before_the_start_nothing_runs(self, bus: EventBus) -> None:
         bus.on("a", lambda payload: pytest.fail("delivered"))
@@ -67,7 +60,7 @@ class TestOuterCancellation:
             bus.on("a", sleeper.handle)
         for _ in range(finished):
             bus.on("a", anote(log, "finished"))
-        task = await start(bus)
+        task = await begin(bus)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await soon(task)
@@ -89,7 +82,7 @@ class TestOuterCancellation:
                 await cleanup.wait()
                 log.append("clean")
 
-        task = await start(bus)
+        task = await begin(bus)
         task.cancel()
         await turns()
         assert log == ["cleaning"]
@@ -114,7 +107,7 @@ class TestOuterCancellation:
             await go_on.wait()
             log.append("finished its work")
 
-        task = await start(bus)
+        task = await begin(bus)
         task.cancel()
         await turns()
         assert not task.done()
@@ -136,7 +129,7 @@ class TestOuterCancellation:
 
         sibling = Sleeper()
         bus.on("a", sibling.handle)
-        task = await start(bus)
+        task = await begin(bus)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await soon(task)
@@ -147,20 +140,8 @@ class TestOuterCancellation:
     async def test_cancelling_twice_still_waits_for_every_handler(self, bus: EventBus) -> None:
         cleanup = asyncio.Event()
         log: list[str] = []
-
-        @bus.on("a")
-        async def handler(payload: object) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                while not cleanup.is_set():
-                    try:
-                        await cleanup.wait()
-                    except asyncio.CancelledError:
-                        log.append("again")
-                log.append("clean")
-
-        task = await start(bus)
+        bus.on("a", lingering(log, cleanup))
+        task = await begin(bus)
         for _ in range(2):
             task.cancel()
             await turns()
@@ -176,7 +157,7 @@ class TestOuterCancellation:
         sleepers = [Sleeper(), Sleeper()]
         for sleeper in sleepers:
             bus.on("a", sleeper.handle)
-        task = await start(bus)
+        task = await begin(bus)
         for sleeper in sleepers:
             sleeper.release.set()
         task.cancel()
@@ -233,7 +214,7 @@ class TestOuterCancellation:
         async def nest(payload: object) -> None:
             await bus.emit_async("b")
 
-        task = await start(bus)
+        task = await begin(bus)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await soon(task)
@@ -262,7 +243,7 @@ class TestOuterCancellation:
     async def test_the_bus_works_on_after_a_cancelled_emission(self, bus: EventBus) -> None:
         sleeper = Sleeper()
         subscription = bus.subscribe("a", sleeper.handle)
-        task = await start(bus)
+        task = await begin(bus)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await soon(task)
@@ -279,7 +260,7 @@ class TestAHandlerIsCancelled:
         victim, sibling = Sleeper(), Sleeper()
         subscription = bus.subscribe("a", victim.handle)
         bus.on("a", sibling.handle)
-        task = await start(bus)
+        task = await begin(bus)
         victim.task.cancel()
         await turns()
         assert victim.ended == "cancelled"

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any, Callable
 
 import pytest
-from helpers import DEADLINE, anote, soon, turns
+from helpers import DEADLINE, Handler, Task, anote, begin, lingering, soon, turns
 from loops import on_every_loop
 
 from agent_event_bus import EventBus
 
-Task = asyncio.Task[Any]
 Records = list[logging.LogRecord]
-Handler = Callable[[object], Coroutine[Any, Any, None]]
 
 
 def waiting(log: list[str], label: str = "waits") -> Handler:
@@ -32,13 +28,6 @@ def waiting(log: list[str], label: str = "waits") -> Handler:
             raise
 
     return handler
-
-
-async def emit(bus: EventBus) -> Task:
-    """Begin an emission of "a" in a task, and take its handlers to their first wait."""
-    task: Task = asyncio.ensure_future(bus.emit_async("a"))
-    await turns()
-    return task
 
 
 async def is_cancelled(task: Task) -> bool:
@@ -141,7 +130,7 @@ class TestTheMoment:
 
         for future in futures:
             bus.on("a", make(future))
-        task = await emit(bus)
+        task = await begin(bus)
         futures[0].set_result(None)
         futures[1].set_result(None)
         task.cancel()
@@ -161,7 +150,7 @@ class TestTheMoment:
             await gate.wait()
             task.cancel()
 
-        task = await emit(bus)
+        task = await begin(bus)
         gate.set()
         assert await is_cancelled(task)
 
@@ -186,7 +175,7 @@ class TestTwice:
                     log.append("clean")
 
         bus.on("a", waiting(log))
-        task = await emit(bus)
+        task = await begin(bus)
         task.cancel()
         await turns(pause)
         task.cancel()
@@ -209,7 +198,7 @@ class TestTwice:
                 except asyncio.CancelledError:
                     log.append("swallowed")
 
-        task = await emit(bus)
+        task = await begin(bus)
         task.cancel()
         await turns()
         assert not task.done()
@@ -252,7 +241,7 @@ class TestHandlersOfEveryKindTogether:
 
         bus.on("a", waiting(log))
         bus.on("a", anote(log, "returned"))
-        task = await emit(bus)
+        task = await begin(bus)
         task.cancel()
         await turns(10)
         assert not task.done()
@@ -345,20 +334,7 @@ class TestByHand:
     ) -> None:
         log: list[str] = []
         cleanup = asyncio.Event()
-
-        @bus.on("a")
-        async def handler(payload: object) -> None:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                while not cleanup.is_set():
-                    try:
-                        await cleanup.wait()
-                    except asyncio.CancelledError:
-                        log.append("again")
-                log.append("clean")
-                raise
-
+        bus.on("a", lingering(log, cleanup))
         emission = bus.emit_async("a")
         emission.send(None)
         for _ in range(2):

@@ -7,7 +7,6 @@ import contextvars
 import gc
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,12 +15,6 @@ from helpers import DEADLINE, LoopThread, anote, failing, note, soon, turns
 from agent_event_bus import EventBus
 
 Records = list[logging.LogRecord]
-
-
-@pytest.fixture
-def other() -> Iterator[LoopThread]:
-    with LoopThread() as other:
-        yield other
 
 
 @pytest.mark.parametrize("bound_by", ["constructor", "bind_loop"])

@@ -9,7 +9,6 @@ import gc
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ from helpers import DEADLINE, LoopThread, failing, note, soon, turns
 from agent_event_bus import EventBus
 
 Records = list[logging.LogRecord]
-
-
-@pytest.fixture
-def other() -> Iterator[LoopThread]:
-    with LoopThread() as other:
-        yield other
 
 
 @pytest.mark.parametrize("bound_by", ["constructor", "bind_loop"])

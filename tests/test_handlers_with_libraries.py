@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, Callable
 
 import aiohttp
 import anyio
@@ -20,21 +21,24 @@ import greenlet
 import httpx
 import pytest
 from aiohttp import web
-from helpers import DEADLINE, anote, soon, turns
+from helpers import DEADLINE, anote, moments, soon, turns
 from loops import on_every_loop
 
 from agent_event_bus import EventBus
 
 Records = list[logging.LogRecord]
+# Sends a text to an address and gives the answer.
+Post = Callable[[str, str], Coroutine[Any, Any, Any]]
 
-# Libraries note the current task when a block is entered: in the handler's first step, or later.
-moments = pytest.mark.parametrize("suspends", [False, True], ids=["first step", "resumed"])
 # Seconds until a timeout that is meant to strike.
 SOON = 0.01
 
 
 async def enter(suspends: bool) -> None:
-    """Leave the first step of the handler, if asked to."""
+    """Leave the first step of the handler, if asked to.
+
+    Libraries note the current task when one of their blocks is entered: in that step, or later.
+    """
     if suspends:
         await asyncio.sleep(0)
 
@@ -334,25 +338,42 @@ class Server:
         await self.runner.cleanup()
 
 
+async def post_with_aiohttp(url: str, text: str) -> Any:
+    """Send a text and return the answer."""
+    session = aiohttp.ClientSession()
+    async with session, session.post(url, data=text) as response:
+        return await response.json()
+
+
+async def post_with_httpx(url: str, text: str) -> Any:
+    """Send a text and return the answer."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.post(url, content=text)).json()
+
+
+async def answers_to_three(bus: EventBus, suspends: bool, post: Post) -> list[Any]:
+    """Let three handlers of one emission post its payload, "hello"; return what they got."""
+    log: list[Any] = []
+
+    async def handler(payload: str) -> None:
+        await enter(suspends)
+        log.append(await post(server.url, payload))
+
+    for _ in range(3):
+        bus.subscribe("a", handler)
+    async with Server() as server:
+        assert await soon(bus.emit_async("a", "hello")) == 3
+    return log
+
+
 class TestHttpClients:
     @moments
     @on_every_loop
     async def test_handlers_post_with_aiohttp_at_the_same_time(
         self, bus: EventBus, suspends: bool, records: Records
     ) -> None:
-        log: list[Any] = []
-
-        async def handler(payload: str) -> None:
-            await enter(suspends)
-            session = aiohttp.ClientSession()
-            async with session, session.post(server.url, data=payload) as response:
-                log.append(await response.json())
-
-        for _ in range(3):
-            bus.subscribe("a", handler)
-        async with Server() as server:
-            assert await soon(bus.emit_async("a", "hello")) == 3
-        assert log == [{"got": "hello"}] * 3
+        answers = await answers_to_three(bus, suspends, post_with_aiohttp)
+        assert answers == [{"got": "hello"}] * 3
         assert records == []
 
     @moments
@@ -373,9 +394,7 @@ class TestHttpClients:
 
         @bus.on("a")
         async def patient(payload: object) -> None:
-            session = aiohttp.ClientSession()
-            async with session, session.post(server.url, data="patient") as response:
-                log.append(await response.json())
+            log.append(await post_with_aiohttp(server.url, "patient"))
 
         async with Server() as server:
             assert await soon(bus.emit_async("a")) == 2
@@ -387,19 +406,8 @@ class TestHttpClients:
     async def test_handlers_post_with_httpx_at_the_same_time(
         self, bus: EventBus, suspends: bool, records: Records
     ) -> None:
-        log: list[Any] = []
-
-        async def handler(payload: str) -> None:
-            await enter(suspends)
-            async with httpx.AsyncClient(trust_env=False) as client:
-                response = await client.post(server.url, content=payload)
-                log.append(response.json())
-
-        for _ in range(3):
-            bus.subscribe("a", handler)
-        async with Server() as server:
-            assert await soon(bus.emit_async("a", "hello")) == 3
-        assert log == [{"got": "hello"}] * 3
+        answers = await answers_to_three(bus, suspends, post_with_httpx)
+        assert answers == [{"got": "hello"}] * 3
         assert records == []
 
     @moments

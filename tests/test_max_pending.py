@@ -7,7 +7,6 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,12 +20,6 @@ MESSAGE = (
     "Handler '{handler}' was dropped on event '{event}': max_pending={limit} handlers are pending "
     "({dropped} dropped since the last warning)"
 )
-
-
-@pytest.fixture
-def other() -> Iterator[LoopThread]:
-    with LoopThread() as other:
-        yield other
 
 
 class TestTheOption:

@@ -8,7 +8,6 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,12 +18,6 @@ from helpers import DEADLINE, LoopThread, anote, failing, is_gone, note, recorde
 from agent_event_bus import Event, EventBus
 
 Records = list[logging.LogRecord]
-
-
-@pytest.fixture
-def other() -> Iterator[LoopThread]:
-    with LoopThread() as other:
-        yield other
 
 
 @pytest.fixture

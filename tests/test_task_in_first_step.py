@@ -12,24 +12,15 @@ import gc
 import logging
 import sys
 import weakref
-from collections.abc import Coroutine
 from typing import Any, Callable
 
 import pytest
-from helpers import run_isolated, soon, turns
+from helpers import Handler, Task, current, run_isolated, soon, turns
 from loops import on_every_loop
 
 from agent_event_bus import EventBus
 
-Task = asyncio.Task[Any]
 Records = list[logging.LogRecord]
-
-
-def current() -> Task:
-    """Return the current task, which there must be."""
-    task = asyncio.current_task()
-    assert task is not None
-    return task
 
 
 def describe(task: Task) -> dict[str, object]:
@@ -414,7 +405,7 @@ class TestChangedThenSuspended:
         seen: list[tuple[str, str, str]] = []
         everyone = asyncio.Event()
 
-        def make(label: str) -> Callable[[object], Coroutine[Any, Any, None]]:
+        def make(label: str) -> Handler:
             async def handler(payload: object) -> None:
                 task: Any = current()
                 task.set_name(label)

@@ -6,35 +6,14 @@ import asyncio
 import contextvars
 import gc
 import logging
-from typing import Any
 
 import pytest
-from helpers import soon, turns
+from helpers import Task, begin, current, deliver, keep_tasks, moments, soon, turns, ways
 from loops import on_every_loop
 
 from agent_event_bus import EventBus
 
-Task = asyncio.Task[Any]
 Records = list[logging.LogRecord]
-
-moments = pytest.mark.parametrize("suspends", [False, True], ids=["first step", "resumed"])
-ways = pytest.mark.parametrize("way", ["emit", "emit_async"])
-
-
-def current() -> Task:
-    """Return the current task, which there must be."""
-    task = asyncio.current_task()
-    assert task is not None
-    return task
-
-
-async def deliver(bus: EventBus, way: str = "emit_async") -> None:
-    """Emit "tool.end" and wait for its handlers."""
-    if way == "emit":
-        bus.emit("tool.end")
-        assert await soon(bus.drain()) == []
-    else:
-        await soon(bus.emit_async("tool.end"))
 
 
 def outcome(task: Task) -> tuple[bool, bool, object]:
@@ -51,14 +30,7 @@ class TestKept:
     async def test_the_task_of_a_handler_that_returned_is_done_with_none(
         self, bus: EventBus, suspends: bool, way: str
     ) -> None:
-        kept: list[Task] = []
-
-        @bus.on("tool.end")
-        async def handler(payload: object) -> None:
-            kept.append(current())
-            if suspends:
-                await asyncio.sleep(0)
-
+        kept = keep_tasks(bus, suspends)
         await deliver(bus, way)
         assert outcome(kept[0]) == (True, False, None)
         assert kept[0].result() is None
@@ -70,16 +42,8 @@ class TestKept:
     async def test_the_task_of_a_handler_that_failed_has_its_very_exception(
         self, bus: EventBus, suspends: bool, way: str, records: Records
     ) -> None:
-        kept: list[Task] = []
         error = ValueError("out of tools")
-
-        @bus.on("tool.end")
-        async def handler(payload: object) -> None:
-            kept.append(current())
-            if suspends:
-                await asyncio.sleep(0)
-            raise error
-
+        kept = keep_tasks(bus, suspends, error)
         await deliver(bus, way)
         assert kept[0].done()
         assert not kept[0].cancelled()
@@ -101,7 +65,7 @@ class TestKept:
     ) -> None:
         kept: list[Task] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             kept.append(current())
             if suspends:
@@ -125,7 +89,7 @@ class TestKept:
     ) -> None:
         kept: list[Task] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             kept.append(current())
             if suspends:
@@ -151,19 +115,18 @@ class TestKept:
     ) -> None:
         kept: list[Task] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def waits(payload: object) -> None:
             kept.append(current())
             if suspends:
                 await asyncio.sleep(0)
             await asyncio.Event().wait()
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def returns(payload: object) -> None:
             kept.append(current())
 
-        emission = asyncio.ensure_future(bus.emit_async("tool.end"))
-        await turns()
+        emission = await begin(bus, "tool.start")
         emission.cancel()
         with pytest.raises(asyncio.CancelledError):
             await soon(emission)
@@ -174,14 +137,7 @@ class TestKept:
     async def test_a_task_that_is_over_takes_no_cancellation(
         self, bus: EventBus, suspends: bool
     ) -> None:
-        kept: list[Task] = []
-
-        @bus.on("tool.end")
-        async def handler(payload: object) -> None:
-            kept.append(current())
-            if suspends:
-                await asyncio.sleep(0)
-
+        kept = keep_tasks(bus, suspends)
         await deliver(bus)
         assert kept[0].cancel() is False
         await deliver(bus)
@@ -195,7 +151,7 @@ class TestKept:
         kept: list[Task] = []
         errors = [ValueError(str(number)) for number in range(6)]
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             number = len(kept)
             kept.append(current())
@@ -227,7 +183,7 @@ class TestDoneCallback:
         def callback(task: Task) -> None:
             called.append((task, task.done(), inside))
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             nonlocal inside
             current().add_done_callback(callback)
@@ -251,13 +207,13 @@ class TestDoneCallback:
     ) -> None:
         called: list[tuple[str, bool]] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             current().set_name(str(payload))
             current().add_done_callback(lambda task: called.append((task.get_name(), task.done())))
 
         for number in range(3):
-            await bus.emit_async("tool.end", number)
+            await bus.emit_async("tool.start", number)
         assert called == [], "a callback is called by the loop, in a turn of its own"
         await turns()
         assert called == [("0", True), ("1", True), ("2", True)]
@@ -270,7 +226,7 @@ class TestDoneCallback:
         variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
         seen: list[str] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             variable.set("set in the handler")
             current().add_done_callback(lambda task: seen.append(variable.get()))
@@ -289,7 +245,7 @@ class TestDoneCallback:
         called: list[Task] = []
         removed: list[int] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             for _ in range(2):
                 current().add_done_callback(called.append)
@@ -308,14 +264,7 @@ class TestDoneCallback:
         self, bus: EventBus, suspends: bool
     ) -> None:
         called: list[Task] = []
-        kept: list[Task] = []
-
-        @bus.on("tool.end")
-        async def handler(payload: object) -> None:
-            kept.append(current())
-            if suspends:
-                await asyncio.sleep(0)
-
+        kept = keep_tasks(bus, suspends)
         await deliver(bus)
         kept[0].add_done_callback(called.append)
         assert called == []
@@ -336,7 +285,7 @@ class TestWaitingForIt:
         kept: list[Task] = []
         error = ValueError("out of tools")
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             kept.append(current())
             await gate.wait()
@@ -357,8 +306,7 @@ class TestWaitingForIt:
             assert (done, pending) == ({task}, set())
             return task.result()
 
-        emission = asyncio.ensure_future(bus.emit_async("tool.end"))
-        await turns()
+        emission = await begin(bus, "tool.start")
         waiting = asyncio.ensure_future(wait())
         await turns()
         assert not waiting.done()
@@ -373,7 +321,7 @@ class TestWaitingForIt:
         log: list[str] = []
         kept: list[Task] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             kept.append(current())
             await gate.wait()
@@ -382,8 +330,7 @@ class TestWaitingForIt:
         async def shielded() -> None:
             await asyncio.shield(kept[0])
 
-        emission = asyncio.ensure_future(bus.emit_async("tool.end"))
-        await turns()
+        emission = await begin(bus, "tool.start")
         waiting = asyncio.ensure_future(shielded())
         await turns()
         waiting.cancel()
@@ -400,7 +347,7 @@ class TestWaitingForIt:
     ) -> None:
         kept: list[Task] = []
 
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             kept.append(current())
             await asyncio.Event().wait()
@@ -408,8 +355,7 @@ class TestWaitingForIt:
         async def wait() -> None:
             await kept[0]
 
-        emission = asyncio.ensure_future(bus.emit_async("tool.end"))
-        await turns()
+        emission = await begin(bus, "tool.start")
         waiting = asyncio.ensure_future(wait())
         await turns()
         waiting.cancel()
@@ -423,7 +369,7 @@ class TestWaitingForIt:
     async def test_a_handler_that_awaits_its_own_task_fails_as_anywhere_in_asyncio(
         self, bus: EventBus, suspends: bool, records: Records
     ) -> None:
-        @bus.on("tool.end")
+        @bus.on("tool.start")
         async def handler(payload: object) -> None:
             if suspends:
                 await asyncio.sleep(0)

@@ -8,38 +8,28 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Callable
 
 import pytest
-from helpers import ListHandler, run_isolated, soon, turns
+from helpers import (
+    Handler,
+    ListHandler,
+    Task,
+    begin,
+    current,
+    deliver,
+    keep_tasks,
+    moments,
+    run_isolated,
+    soon,
+    turns,
+    ways,
+)
 from loops import on_every_loop
 
 from agent_event_bus import EventBus
-
-Task = asyncio.Task[Any]
-Handler = Callable[[object], Coroutine[Any, Any, None]]
-
-# A handler that looks before its first await, and one that looks after it.
-moments = pytest.mark.parametrize("suspends", [False, True], ids=["first step", "resumed"])
-# With `emit` the handler is pending work of the bus, with `emit_async` part of the emission.
-ways = pytest.mark.parametrize("way", ["emit", "emit_async"])
-
-
-def current() -> Task:
-    """Return the current task, which there must be."""
-    task = asyncio.current_task()
-    assert task is not None
-    return task
-
-
-async def deliver(bus: EventBus, way: str = "emit_async") -> None:
-    """Emit "tool.start" and wait for its handlers."""
-    if way == "emit":
-        bus.emit("tool.start")
-        assert await soon(bus.drain()) == []
-    else:
-        await soon(bus.emit_async("tool.start"))
 
 
 def subscribe(bus: EventBus, suspends: bool, look: Callable[[Task], object]) -> list[Any]:
@@ -53,6 +43,25 @@ def subscribe(bus: EventBus, suspends: bool, look: Callable[[Task], object]) -> 
         answers.append(look(current()))
 
     return answers
+
+
+@asynccontextmanager
+async def suspended(bus: EventBus) -> AsyncIterator[tuple[Task, Handler]]:
+    """Provide the task of a suspended handler, and the handler; it is over after the block."""
+    gate = asyncio.Event()
+    tasks: list[Task] = []
+
+    @bus.on("tool.start")
+    async def handler(payload: object) -> None:
+        tasks.append(current())
+        await gate.wait()
+
+    emission = await begin(bus, "tool.start")
+    try:
+        yield tasks[0], handler
+    finally:
+        gate.set()
+        await soon(emission)
 
 
 class TestIdentity:
@@ -171,21 +180,10 @@ class TestName:
     async def test_repr_shows_it_and_what_is_awaited_while_the_handler_is_suspended(
         self, bus: EventBus
     ) -> None:
-        gate = asyncio.Event()
-        tasks: list[Task] = []
-
-        @bus.on("tool.start")
-        async def handler(payload: object) -> None:
-            tasks.append(current())
-            await gate.wait()
-
-        emission = asyncio.ensure_future(bus.emit_async("tool.start"))
-        await turns()
-        shown = repr(tasks[0])
-        gate.set()
-        await soon(emission)
+        async with suspended(bus) as (task, handler):
+            shown = repr(task)
         assert "Task pending" in shown
-        assert tasks[0].get_name() in shown
+        assert task.get_name() in shown
         assert handler.__qualname__ in shown
         assert "wait_for=<Future pending" in shown
 
@@ -323,20 +321,9 @@ class TestCoroutineAndStack:
 
     @on_every_loop
     async def test_get_coro_is_the_suspended_coroutine_of_the_handler(self, bus: EventBus) -> None:
-        gate = asyncio.Event()
-        tasks: list[Task] = []
-
-        @bus.on("tool.start")
-        async def handler(payload: object) -> None:
-            tasks.append(current())
-            await gate.wait()
-
-        emission = asyncio.ensure_future(bus.emit_async("tool.start"))
-        await turns()
-        coroutine: Any = tasks[0].get_coro()
-        code, state = coroutine.cr_code, inspect.getcoroutinestate(coroutine)
-        gate.set()
-        await soon(emission)
+        async with suspended(bus) as (task, handler):
+            coroutine: Any = task.get_coro()
+            code, state = coroutine.cr_code, inspect.getcoroutinestate(coroutine)
         assert code is handler.__code__
         assert state == inspect.CORO_SUSPENDED
         assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
@@ -359,39 +346,21 @@ class TestCoroutineAndStack:
 
     @on_every_loop
     async def test_the_stack_of_a_suspended_handler_is_its_frame(self, bus: EventBus) -> None:
-        gate = asyncio.Event()
-        tasks: list[Task] = []
-
-        @bus.on("tool.start")
-        async def handler(payload: object) -> None:
-            tasks.append(current())
-            await gate.wait()
-
-        emission = asyncio.ensure_future(bus.emit_async("tool.start"))
-        await turns()
-        names = [frame.f_code.co_name for frame in tasks[0].get_stack()]
-        printed = io.StringIO()
-        tasks[0].print_stack(file=printed)
-        gate.set()
-        await soon(emission)
+        async with suspended(bus) as (task, _):
+            names = [frame.f_code.co_name for frame in task.get_stack()]
+            printed = io.StringIO()
+            task.print_stack(file=printed)
         assert names == ["handler"]
         assert "await gate.wait()" in printed.getvalue()
-        assert tasks[0].get_stack() == []
+        assert task.get_stack() == []
 
     @moments
     @on_every_loop
     async def test_the_stack_of_a_failed_handler_is_where_it_failed(
         self, bus: EventBus, suspends: bool, records: list[logging.LogRecord]
     ) -> None:
-        tasks: list[Task] = []
-
-        @bus.on("tool.start")
-        async def handler(payload: object) -> None:
-            tasks.append(current())
-            if suspends:
-                await asyncio.sleep(0)
-            raise ValueError("out of tools")
-
+        tasks = keep_tasks(bus, suspends, ValueError("out of tools"))
+        (handler,) = (subscription.handler for subscription in bus.handlers("tool.start"))
         await deliver(bus)
         printed = io.StringIO()
         tasks[0].print_stack(file=printed)

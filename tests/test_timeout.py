@@ -37,6 +37,25 @@ class Hangs:
             raise
 
 
+def cleans_up_for_long(bus: EventBus) -> list[str]:
+    """Subscribe a handler to "a" that hangs, and whose clean-up takes longer than its timeout.
+
+    Returns:
+        What it appends "cleaned up" to at its end.
+    """
+    log: list[str] = []
+
+    @bus.on("a", timeout=SHORT)
+    async def handler(payload: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(3 * SHORT)
+            log.append("cleaned up")
+
+    return log
+
+
 @pytest.mark.parametrize("method", ["on", "once", "subscribe"])
 class TestTheOptionOfASubscription:
     @pytest.mark.parametrize("value", [True, False, "1", [1], 1j, b"1"])
@@ -352,16 +371,7 @@ class TestNoExpiry:
     async def test_a_handler_that_was_cancelled_from_outside_does_not_time_out_in_its_clean_up(
         self, bus: EventBus, records: Records
     ) -> None:
-        log: list[str] = []
-
-        @bus.on("a", timeout=SHORT)
-        async def handler(payload: object) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(3 * SHORT)
-                log.append("cleaned up")
-
+        log = cleans_up_for_long(bus)
         task = asyncio.ensure_future(bus.emit_async("a"))
         await turns()
         task.cancel()
@@ -371,16 +381,7 @@ class TestNoExpiry:
         assert records == []
 
     async def test_nor_one_that_aclose_cancelled(self, bus: EventBus, records: Records) -> None:
-        log: list[str] = []
-
-        @bus.on("a", timeout=SHORT)
-        async def handler(payload: object) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(3 * SHORT)
-                log.append("cleaned up")
-
+        log = cleans_up_for_long(bus)
         bus.emit("a")
         await turns()
         await soon(bus.aclose())
