@@ -120,8 +120,11 @@ class TestTheBound:
             bus = EventBus(loop=other.loop, max_concurrency=2)
             meter = Meter()
             bus.on("a", meter.handler())
+            emitted = threading.Event()
+            other.loop.call_soon_threadsafe(emitted.wait)
             for n in range(6):
                 bus.emit("a", n)
+            emitted.set()
             assert other.run(bus.drain()) == []
         assert meter.peak == 2
         assert meter.log == list(range(6))
