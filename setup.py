@@ -26,6 +26,8 @@ def switched_on(name: str) -> bool:
 def unix_flags() -> tuple[list[str], list[str]]:
     """Return the compiler and the linker arguments for gcc and clang."""
     compile_args = ["-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden", "-O3"]
+    # Where functions and loops happen to lie makes up to a tenth of the time of a short emission.
+    compile_args += ["-falign-functions=64", "-falign-loops=32"]
     link_args: list[str] = []
     # The last -O wins, so what follows overrides the optimised build.
     sanitizers = os.environ.get("AEB_SANITIZE", "").replace(" ", "")

@@ -153,6 +153,17 @@ aeb_iter_send(PyObject *iterator, PyObject *value, PyObject **result)
 #endif
 }
 
+/* The first step of a coroutine object. */
+static inline PySendResult
+aeb_coroutine_start(PyObject *coroutine, PyObject **result)
+{
+#if PY_VERSION_HEX >= 0x030A0000
+    return Py_TYPE(coroutine)->tp_as_async->am_send(coroutine, Py_None, result);
+#else
+    return aeb_iter_send(coroutine, Py_None, result);
+#endif
+}
+
 /* The module that defined `type` or one of its bases: borrowed, NULL with TypeError. */
 static inline PyObject *
 aeb_module_of_type(PyTypeObject *type, PyModuleDef *def)

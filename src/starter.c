@@ -399,7 +399,7 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
         if (AEB_UNLIKELY(starter->delivery != NULL)) {
             starter->delivery->inner = Py_NewRef(value);
         }
-        sent = aeb_iter_send(value, Py_None, &result);
+        sent = aeb_coroutine_start(value, &result);
         if (AEB_LIKELY(sent == PYGEN_RETURN)) {
             Py_CLEAR(result); /* it has no reader; a finaliser of it still belongs to the handler */
         }
