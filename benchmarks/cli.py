@@ -108,7 +108,7 @@ def drawing(tables: Mapping[str, Table], names: Mapping[str, str]) -> str | None
         column = table.column(heading)
         bars = [(names.get(row, row), column.ratio(row)) for row in table.rows]
         bars = [(row, ratio) for row, ratio in bars if ratio is not None]
-        title = f"{table.title}: {heading}, time as a multiple of: {column.baseline}"
+        title = f"{table.title}: {heading} (1x: {column.baseline})"
         panels.append(Panel(title, bars, names[OURS]))
     return chart("Time of an emission as a multiple of what one would write by hand", panels)
 
