@@ -51,8 +51,6 @@
     X(str_call_soon, "call_soon")                                                                  \
     X(str_call_soon_threadsafe, "call_soon_threadsafe")                                            \
     X(str_cancel, "cancel")                                                                        \
-    X(str_cancelling, "cancelling")                                                                \
-    X(str_class, "__class__")                                                                      \
     X(str_close, "close")                                                                          \
     X(str_context, "context")                                                                      \
     X(str_create_future, "create_future")                                                          \
@@ -63,10 +61,6 @@
     X(str_error, "error")                                                                          \
     X(str_event_name, "event_name")                                                                \
     X(str_expire, "_expire")                                                                       \
-    X(str_get_context, "get_context")                                                              \
-    X(str_get_coro, "get_coro")                                                                    \
-    X(str_get_loop, "get_loop")                                                                    \
-    X(str_get_name, "get_name")                                                                    \
     X(str_get_task_factory, "get_task_factory")                                                    \
     X(str_handler_name, "handler_name")                                                            \
     X(str_log_destroy_pending, "_log_destroy_pending")                                             \
