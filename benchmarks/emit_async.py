@@ -101,14 +101,15 @@ def gathered(handlers: list[Handler]) -> Statement:
 
 def grouped(handlers: list[Handler]) -> Statement:
     """Start the wrapped handlers in a task group."""
-    if sys.version_info < (3, 11):
+    task_group = getattr(asyncio, "TaskGroup", None)
+    if task_group is None:
         raise UnsupportedError("comes with Python 3.11")
     source = (
         "async with TaskGroup() as group:\n"
         f"    for h in handlers.get({EVENT!r}, ()):\n"
         "        group.create_task(isolated(h, payload))"
     )
-    return by_hand(source, handlers, TaskGroup=asyncio.TaskGroup, isolated=isolated)
+    return by_hand(source, handlers, TaskGroup=task_group, isolated=isolated)
 
 
 def loop_in_async_def(handlers: list[Handler]) -> Statement:
