@@ -107,6 +107,10 @@ start_next(aeb_bus *bus)
     while (bus->first_queued != NULL && bus->n_permits < bus->max_concurrency) {
         aeb_handler_task *delivery = bus->first_queued;
         unlink_delivery(bus, delivery);
+        if (delivery->status == AEB_HANDLER_DONE) { /* its owner is being told, and got us here */
+            Py_DECREF(delivery);
+            continue;
+        }
         bus->n_permits++;
         delivery->permit = bus->permits_pid;
         if (start_soon(delivery) < 0 && delivery->status == AEB_HANDLER_NEW) {

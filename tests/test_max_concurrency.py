@@ -528,6 +528,39 @@ class TestLeavingTheQueue:
         assert gate.ended == "cancelled"
         assert log == []
 
+    async def test_one_that_is_cancelled_while_another_handler_ends_is_not_started(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bus = EventBus(max_concurrency=1)
+        log: list[str] = []
+        bus.on("hold", Gate().wait)
+        bus.on("a", anote(log, "queued"))
+        holder = bus.emit_async("hold")
+
+        async def begin() -> None:
+            holder.send(None)
+
+        def hold_on_another_loop() -> None:
+            other = asyncio.new_event_loop()
+            other.run_until_complete(begin())
+            other.close()
+
+        await asyncio.get_running_loop().run_in_executor(None, hold_on_another_loop)
+        bus.emit("a")
+        draining = asyncio.ensure_future(bus.drain())
+        await turns()
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+
+        def end_the_holder_and_wake(*args: Any, **kwargs: Any) -> Any:
+            holder.close()
+            return wake(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", end_the_holder_and_wake)
+        await soon(bus.aclose())
+        assert await soon(draining) == []
+        assert log == []
+
 
 class TestOtherOptions:
     async def test_drain_waits_for_the_queued_ones_and_names_them(self) -> None:
