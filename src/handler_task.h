@@ -52,7 +52,8 @@ typedef struct aeb_handler_task {
     bool ended_cancelled;
     bool failed;    /* the handler raised, and that has been reported */
     bool timed_out; /* its task was cancelled by its timeout */
-    bool queued;    /* in the queue of permit.c, between these two: */
+    bool queued;    /* in the queue of permit.c */
+    /* Its neighbours there, or among those that have a permit. */
     struct aeb_handler_task *queue_before, *queue_after; /* borrowed, or NULL */
     long permit;       /* the process in which it has a permit of its bus; 0: none */
     Py_ssize_t parked; /* how often, see schedule.c */

@@ -8,6 +8,9 @@
  * An emission made inside a handler is exempt: its handlers take no permit.  If they did, a handler
  * that awaits them would hold the very permit that they wait for.
  *
+ * A loop that is closed runs no handler to its end.  Who finds no permit left looks whether some are
+ * held by handlers of such loops, and ends those.
+ *
  * A forked child has none of the tasks that hold permits, so a permit counts in the process that
  * gave it only.
  */
@@ -25,6 +28,36 @@ unlink_delivery(aeb_bus *bus, aeb_handler_task *delivery)
     delivery->queued = false;
 }
 
+/* Gives a delivery one of the permits. */
+static void
+grant(aeb_bus *bus, aeb_handler_task *delivery)
+{
+    bus->n_permits++;
+    delivery->permit = bus->permits_pid;
+    delivery->queue_before = NULL;
+    delivery->queue_after = bus->first_running;
+    if (bus->first_running != NULL) {
+        bus->first_running->queue_before = delivery;
+    }
+    bus->first_running = delivery;
+}
+
+/* Takes back the permit of a delivery, if it has one of this process. */
+static void
+take_back(aeb_bus *bus, aeb_handler_task *delivery)
+{
+    if (delivery->permit != 0 && delivery->permit == bus->permits_pid) {
+        aeb_handler_task *before = delivery->queue_before, *after = delivery->queue_after;
+        bus->n_permits--;
+        *(before == NULL ? &bus->first_running : &before->queue_after) = after;
+        if (after != NULL) {
+            after->queue_before = before;
+        }
+        delivery->queue_before = delivery->queue_after = NULL;
+    }
+    delivery->permit = 0;
+}
+
 /* Forgets what another process has left behind. */
 static void
 own_permits(aeb_bus *bus)
@@ -35,6 +68,7 @@ own_permits(aeb_bus *bus)
     }
     bus->permits_pid = pid;
     bus->n_permits = 0;
+    bus->first_running = NULL;
     while (bus->first_queued != NULL) {
         aeb_handler_task *delivery = bus->first_queued;
         unlink_delivery(bus, delivery);
@@ -43,28 +77,77 @@ own_permits(aeb_bus *bus)
     }
 }
 
+/* Whether the loop of a delivery is closed.  Never raises. */
+static bool
+is_stranded(aeb_handler_task *delivery)
+{
+    PyObject *loop = Py_NewRef(delivery->loop);
+    PyObject *answer = PyObject_CallMethod(loop, "is_closed", NULL);
+    int closed = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    if (closed < 0) {
+        PyErr_WriteUnraisable(loop);
+    }
+    Py_XDECREF(answer);
+    Py_DECREF(loop);
+    return closed > 0;
+}
+
+/* Ends the deliveries that have a permit and a closed loop, which would keep it for ever.  `loop` is
+ * known to be open.  Never raises. */
+static void
+end_stranded(aeb_bus *bus, PyObject *loop)
+{
+    aeb_handler_task *next = (aeb_handler_task *)Py_XNewRef((PyObject *)bus->first_running);
+    while (next != NULL) {
+        aeb_handler_task *delivery = next;
+        if (delivery->loop != NULL && delivery->loop != loop && is_stranded(delivery) &&
+            delivery->status != AEB_HANDLER_RUNNING && aeb_handler_task_close(delivery) < 0) {
+            PyErr_WriteUnraisable((PyObject *)delivery);
+        }
+        /* What has just run may have changed the list: go on only where it is known to. */
+        bool listed = delivery->permit != 0 && delivery->permit == bus->permits_pid;
+        next = listed ? delivery->queue_after : bus->first_running;
+        Py_XINCREF(next);
+        Py_DECREF(delivery);
+    }
+}
+
 int
 aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
 {
-    aeb_bus *bus = delivery->bus;
+    aeb_bus *bus = (aeb_bus *)Py_NewRef((PyObject *)delivery->bus);
+    PyObject *context = NULL;
+    int go_ahead = 0;
     own_permits(bus);
+    if (bus->n_permits >= bus->max_concurrency) {
+        end_stranded(bus, loop);
+        /* What it will be started in: the emitter may have changed its variables by then. */
+        context = PyContext_CopyCurrent();
+        if (context == NULL) {
+            go_ahead = -1;
+            goto done;
+        }
+    }
+    /* Only now: all of that may have run finalisers, which give permits back or end this one. */
+    if (delivery->status != AEB_HANDLER_NEW) {
+        goto done;
+    }
     if (bus->n_permits < bus->max_concurrency) { /* then nobody is in the queue */
-        bus->n_permits++;
-        delivery->permit = bus->permits_pid;
-        return 1;
+        grant(bus, delivery);
+        go_ahead = 1;
+        goto done;
     }
-    /* What it will be started in: the emitter may have changed its variables by then. */
-    PyObject *context = PyContext_CopyCurrent();
-    if (context == NULL) {
-        return -1;
-    }
-    Py_XSETREF(delivery->context, context);
+    Py_XSETREF(delivery->context, Py_NewRef(context));
     Py_XSETREF(delivery->loop, Py_NewRef(loop));
     delivery->queue_before = bus->last_queued;
     *(bus->last_queued == NULL ? &bus->first_queued : &bus->last_queued->queue_after) = delivery;
     bus->last_queued = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
     delivery->queued = true;
-    return 0;
+
+done:
+    Py_XDECREF(context);
+    Py_DECREF(bus);
+    return go_ahead;
 }
 
 /* Has a delivery started by its loop, in its emitter's context.  0 or -1. */
@@ -111,13 +194,11 @@ start_next(aeb_bus *bus)
             Py_DECREF(delivery);
             continue;
         }
-        bus->n_permits++;
-        delivery->permit = bus->permits_pid;
+        grant(bus, delivery);
         if (start_soon(delivery) < 0 && delivery->status == AEB_HANDLER_NEW) {
             /* Its loop is closed.  It has failed, and that gives its permit back at the end: to
              * `bus`, where this loop, not another one inside it, hands it on. */
-            delivery->permit = 0;
-            bus->n_permits--;
+            take_back(bus, delivery);
             if (aeb_handler_task_fail(delivery) < 0) {
                 PyErr_WriteUnraisable((PyObject *)delivery);
             }
@@ -137,10 +218,7 @@ aeb_permit_give_back(aeb_handler_task *delivery)
         unlink_delivery(bus, delivery);
         Py_DECREF(delivery); /* the queue's; the caller has another one */
     }
-    if (delivery->permit == bus->permits_pid) {
-        bus->n_permits--;
-    }
-    delivery->permit = 0;
+    take_back(bus, delivery);
     if (AEB_LIKELY(bus->first_queued == NULL)) {
         return;
     }
