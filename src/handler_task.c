@@ -70,8 +70,8 @@ aeb_handler_task_release(aeb_handler_task *self_steal)
     aeb_handler_task *self = self_steal;
     aeb_state *state = self->state;
     if (Py_REFCNT(self) != 1 || self->status != AEB_HANDLER_DONE || self->weakrefs != NULL ||
-        self->live || state->n_free_deliveries >= AEB_MAX_FREE ||
-        Py_TYPE(self) != state->handler_task_type) {
+        self->live || PyObject_GC_IsFinalized((PyObject *)self) ||
+        state->n_free_deliveries >= AEB_MAX_FREE || Py_TYPE(self) != state->handler_task_type) {
         Py_DECREF(self);
         return;
     }

@@ -230,3 +230,15 @@ class LoopThread:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(DEADLINE)
         self.loop.close()
+
+
+async def is_free(bus: EventBus) -> bool:
+    """Whether a handler of another event gets its turn at once."""
+    log: list[str] = []
+    with bus.subscribe("is.free", anote(log, "ran")):
+        task = asyncio.ensure_future(bus.emit_async("is.free"))
+        await turns()
+        free = log == ["ran"]
+        task.cancel()
+        await asyncio.wait([task])
+    return free

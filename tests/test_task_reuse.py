@@ -171,5 +171,5 @@ async def test_a_handler_ends_although_a_collection_asks_for_its_task_while_it_a
 
     assert await soon(bus.emit_async("a")) == 1
     gc.collect()
-    assert len(names) == 2
-    assert names[-1].startswith("a -> ")
+    assert len(names) == 2  # when the collection asks depends on the version
+    assert f"a -> {handler.__qualname__}" in names
