@@ -8,7 +8,6 @@ registration nor a bus object. Peers are used in their own idiom and with their 
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from benchmarks.harness import (
     measure,
 )
 from benchmarks.peers import OURS, PEERS, Peer
+from benchmarks.rows import by_hand_and_peers
 
 INLINE = "inline loop"
 COUNTS = (0, 1, 10, 100)
@@ -61,10 +61,7 @@ def emission(handlers: Handlers, *, peer: Peer, count: int) -> Statement:
 
 def rows(count: int) -> dict[str, Prepare]:
     """Return what prepares the rows for `count` handlers."""
-    found: dict[str, Prepare] = {INLINE: functools.partial(inline, count=count)}
-    for peer in PEERS:
-        found[peer.label] = functools.partial(emission, peer=peer, count=count)
-    return found
+    return by_hand_and_peers(INLINE, inline, emission, count=count)
 
 
 def run(pace: Pace) -> list[Table]:

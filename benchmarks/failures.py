@@ -9,7 +9,6 @@ an exception is in the notes; one that lets it through cannot do the job and is 
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from benchmarks.harness import (
     measure,
 )
 from benchmarks.peers import PEERS, Peer
+from benchmarks.rows import by_hand_and_peers
 
 HANDLERS = 10
 LOGGERS = ("agent_event_bus", "benchmarks", "eventkit", "aeventkit", "bubus")
@@ -70,10 +70,7 @@ def emission(handlers: Handlers, *, peer: Peer, failing: int) -> Statement:
 
 def rows(failing: int) -> dict[str, Prepare]:
     """Return what prepares the rows with so many failing handlers."""
-    found: dict[str, Prepare] = {INLINE: functools.partial(inline, failing=failing)}
-    for peer in PEERS:
-        found[peer.label] = functools.partial(emission, peer=peer, failing=failing)
-    return found
+    return by_hand_and_peers(INLINE, inline, emission, failing=failing)
 
 
 def run(pace: Pace) -> list[Table]:

@@ -8,7 +8,6 @@ subscribes one handler and removes it again, so that the bus stays as large as t
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import sys
@@ -27,6 +26,7 @@ from benchmarks.harness import (
     measure,
 )
 from benchmarks.peers import PEERS, Peer
+from benchmarks.rows import by_hand_and_peers
 
 DICT = "dict of lists"
 SIZE = 10_000
@@ -106,18 +106,12 @@ def first_emission(handlers: Handlers, *, peer: Peer, count: int) -> Statement:
 
 def registrations(count: int, *, same: bool = False) -> dict[str, Prepare]:
     """Return what prepares the rows with so many other subscriptions."""
-    found: dict[str, Prepare] = {DICT: functools.partial(by_hand, count=count, same=same)}
-    for peer in PEERS:
-        found[peer.label] = functools.partial(registering, peer=peer, count=count, same=same)
-    return found
+    return by_hand_and_peers(DICT, by_hand, registering, count=count, same=same)
 
 
 def first_emissions(count: int) -> dict[str, Prepare]:
     """Return what prepares the rows with so many subscriptions."""
-    found: dict[str, Prepare] = {INLINE: functools.partial(inline, count=count)}
-    for peer in PEERS:
-        found[peer.label] = functools.partial(first_emission, peer=peer, count=count)
-    return found
+    return by_hand_and_peers(INLINE, inline, first_emission, count=count)
 
 
 def run(pace: Pace) -> list[Table]:

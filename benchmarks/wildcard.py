@@ -8,7 +8,6 @@ there yet, so the columns with many keys have exact names. A new kind of key is 
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from benchmarks.harness import (
     measure,
 )
 from benchmarks.peers import PEERS, Peer
+from benchmarks.rows import by_hand_and_peers
 
 NAMES = 10_000
 
@@ -104,10 +104,7 @@ def emission(handlers: Handlers, *, peer: Peer, scene: Scene) -> Statement:
 
 def rows(scene: Scene) -> dict[str, Prepare]:
     """Return what prepares the rows of a column."""
-    found: dict[str, Prepare] = {INLINE: functools.partial(inline, scene=scene)}
-    for peer in PEERS:
-        found[peer.label] = functools.partial(emission, peer=peer, scene=scene)
-    return found
+    return by_hand_and_peers(INLINE, inline, emission, scene=scene)
 
 
 def run(pace: Pace) -> list[Table]:
