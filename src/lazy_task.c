@@ -10,8 +10,8 @@
  *       \-----over, and nobody has it--> BLANK, for the next handler
  *
  * A blank task is a valid one all the same.  Task.__init__ has run on it once, with an object in
- * place of the loop that takes its call_soon and forgets it, and with a coroutine that is over; so
- * no method of asyncio.Task, however it is called, finds an uninitialised field.  What would be
+ * place of the loop that refuses its call_soon, and with a coroutine that is over; so no method of
+ * asyncio.Task, however it is called, finds an uninitialised field.  What would be
  * wrong until it is real (its loop, name, coroutine and context) is answered by this subclass from
  * the delivery.  What is done to a blank task (a request to cancel, callbacks) is read back from it
  * and done again once it is real.
