@@ -1,6 +1,7 @@
 /* Dispatch: the loop over the sync handlers of one plan: call, isolate, count. */
 #include "dispatch.h"
 
+#include "careful.h"
 #include "event.h"
 #include "report.h"
 
@@ -121,8 +122,8 @@ aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occas
     return PyObject_Vectorcall(handler, stack + 1, n_args, NULL);
 }
 
-static int
-add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
+int
+aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
 {
     if (*late == NULL) {
         *late = PyList_New(0);
@@ -139,11 +140,28 @@ add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
     return status;
 }
 
+int
+aeb_dispatch_prepare(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
+{
+    if (plan->flags & AEB_PLAN_ENVELOPE) {
+        /* Before any handler runs, for its time stamp is the emission's. */
+        occasion->event =
+            aeb_event_new(bus->state, occasion->name, occasion->payload, occasion->seq);
+        if (occasion->event == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 Py_ssize_t
 aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                   PyObject **late)
 {
     Py_ssize_t called = 0;
+    if (AEB_UNLIKELY(plan->flags & AEB_PLAN_CAREFUL)) {
+        return aeb_dispatch_carefully(bus, plan, occasion, nested, late);
+    }
     for (Py_ssize_t i = 0; i < plan->n_sync; i++) {
         aeb_plan_entry *entry = &plan->entries[i];
         if (!aeb_registry_claim(entry->sub)) {
@@ -161,7 +179,7 @@ aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nes
             }
             continue;
         }
-        int status = aeb_is_awaitable(result) ? add_late(late, i, result) : 0;
+        int status = aeb_is_awaitable(result) ? aeb_add_late(late, i, result) : 0;
         Py_DECREF(result);
         if (status < 0) {
             return -1;

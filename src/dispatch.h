@@ -14,17 +14,20 @@ typedef struct {
     uint64_t seq;
 } aeb_occasion;
 
-/* Makes the Event if a handler of `plan` needs it: before any handler runs, for its time stamp is
- * the emission's.  0 or -1. */
+/* Whether an emission with this plan has anything to do. */
+static inline bool
+aeb_dispatch_needed(const aeb_plan *plan)
+{
+    return ((size_t)plan->n_entries | plan->flags) != 0;
+}
+
+/* What there is to do before any handler of a plan with flags is called.  0 or -1. */
+int aeb_dispatch_prepare(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion);
+
 static inline int
 aeb_dispatch_begin(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
 {
-    if (AEB_UNLIKELY(plan->needs_event)) {
-        occasion->event =
-            aeb_event_new(bus->state, occasion->name, occasion->payload, occasion->seq);
-        return occasion->event == NULL ? -1 : 0;
-    }
-    return 0;
+    return AEB_UNLIKELY(plan->flags) ? aeb_dispatch_prepare(bus, plan, occasion) : 0;
 }
 
 /* Calls the sync handlers of `plan` in order.
@@ -37,6 +40,9 @@ Py_ssize_t aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasio
 
 /* Calls one handler in its form; counts the call.  A new reference or NULL. */
 PyObject *aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion);
+
+/* Appends what a sync handler has returned to *late, see aeb_dispatch_sync().  0 or -1. */
+int aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable);
 
 /* Whether `await` accepts the object.  Looks at types only. */
 bool aeb_is_awaitable(PyObject *obj);

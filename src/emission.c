@@ -201,7 +201,7 @@ emission_begin(aeb_emission *self)
     Py_SETREF(self->name, name);
     bus->seq++;
     int status = 0;
-    if (plan->n_entries > 0) {
+    if (aeb_dispatch_needed(plan)) {
         int nested = aeb_dispatch_enter(bus->state);
         status = nested < 0 ? -1 : run_plan(self, plan, nested);
         if (nested >= 0) {

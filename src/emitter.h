@@ -11,7 +11,7 @@ int aeb_emitter_init_type(PyObject *module, aeb_state *state);
 /* An Emitter of an event name; ValueError or TypeError when it is none. */
 PyObject *aeb_emitter_new(aeb_bus *bus, PyObject *name);
 
-/* Runs a plan that has handlers: the number called or started, or -1. */
+/* Runs a plan that has something to do: the number called or started, or -1. */
 Py_ssize_t aeb_emit_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion);
 
 /* One emission on a bus that is open; the caller holds references to all of these.  The number of
@@ -21,7 +21,7 @@ aeb_emit(aeb_bus *bus, aeb_plan *plan, PyObject *name, PyObject *payload)
 {
     Py_ssize_t count = 0;
     uint64_t seq = ++bus->seq;
-    if (plan->n_entries > 0) {
+    if (aeb_dispatch_needed(plan)) {
         aeb_occasion occasion = {.name = name, .payload = payload, .seq = seq};
         count = aeb_emit_plan(bus, plan, &occasion);
     }

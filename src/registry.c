@@ -236,7 +236,7 @@ plan_fill(aeb_plan *plan, PyObject *exact, PyObject *any)
             if (entry.sub->bus != NULL && entry.sub->is_async == (bool)async_pass) {
                 Py_INCREF(entry.sub);
                 plan->entries[plan->n_entries++] = entry;
-                plan->needs_event |= entry.form == AEB_FORM_EVENT;
+                plan->flags |= entry.form == AEB_FORM_EVENT ? AEB_PLAN_ENVELOPE : 0;
             }
         }
         if (!async_pass) {

@@ -17,13 +17,20 @@ typedef struct {
     aeb_form form;
 } aeb_plan_entry;
 
+/* What is out of the ordinary about a plan.  Most have nothing, and for those an emission looks at
+ * the flags once.  A bus that changes what its plans must have drops the ones it has made. */
+typedef enum {
+    AEB_PLAN_ENVELOPE = 1 << 0, /* some handler is called with an Event */
+    AEB_PLAN_CAREFUL = 1 << 1,  /* the handlers are called by careful.c */
+} aeb_plan_flag;
+
 /* The handlers of one event name: the sync ones in order, then the async ones in order.  Never
  * changed once made; whoever uses one holds a reference, and the registry replaces it. */
 typedef struct {
     PyObject_VAR_HEAD
     Py_ssize_t n_sync;
     Py_ssize_t n_entries;
-    bool needs_event; /* some handler is called with an Event */
+    unsigned flags; /* aeb_plan_flag */
     aeb_plan_entry entries[1];
 } aeb_plan;
 
