@@ -15,8 +15,8 @@ never reaches it.
 """
 
 from agent_event_bus._bus import EventBus
-from agent_event_bus._core import Emitter, Event, Subscription
+from agent_event_bus._core import Emitter, Event, Outcome, Subscription
 
-__all__ = ["Emitter", "Event", "EventBus", "Subscription", "__version__"]
+__all__ = ["Emitter", "Event", "EventBus", "Outcome", "Subscription", "__version__"]
 
 __version__ = "0.1.0"

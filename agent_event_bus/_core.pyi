@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import CodeType, FrameType, TracebackType
-from typing import Any, TypeVar, final, overload
+from typing import Any, Literal, TypeVar, final, overload
 
-from typing_extensions import Self, disjoint_base
+from typing_extensions import Self, TypeAlias, disjoint_base
 
 _Handler = TypeVar("_Handler", bound=Callable[..., object])
+_Where: TypeAlias = Callable[[Any], object] | Mapping[str, object] | None
 
 @final
 class Event:
@@ -36,7 +37,7 @@ class Subscription:
     @property
     def key(self) -> str: ...
     @property
-    def handler(self) -> Callable[..., object]: ...
+    def handler(self) -> Callable[..., object] | Any: ...
     @property
     def id(self) -> int: ...
     @property
@@ -48,7 +49,11 @@ class Subscription:
     @property
     def once(self) -> bool: ...
     @property
+    def weak(self) -> bool: ...
+    @property
     def envelope(self) -> bool: ...
+    @property
+    def isolate(self) -> bool: ...
     @property
     def timeout(self) -> float | None: ...
     @property
@@ -56,6 +61,7 @@ class Subscription:
     @property
     def active(self) -> bool: ...
     def cancel(self) -> bool: ...
+    def _vanish(self, reference: object, /) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -64,6 +70,21 @@ class Subscription:
         traceback: TracebackType | None,
         /,
     ) -> None: ...
+
+@final
+class Outcome:
+    """What became of one handler that EventBus.collect() or collect_async() called."""
+
+    @property
+    def subscription(self) -> Subscription: ...
+    @property
+    def status(self) -> Literal["ok", "error", "cancelled", "timeout"]: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def exception(self) -> BaseException | None: ...
+    @property
+    def duration(self) -> float: ...
 
 @final
 class Emitter:
@@ -134,7 +155,10 @@ class EventBus:
         *,
         priority: int = 0,
         once: bool = False,
+        weak: bool = False,
+        where: _Where = None,
         envelope: bool = False,
+        isolate: bool = True,
         timeout: float | None = None,
         offload: bool = False,
     ) -> Callable[[_Handler], _Handler]: ...
@@ -147,7 +171,10 @@ class EventBus:
         *,
         priority: int = 0,
         once: bool = False,
+        weak: bool = False,
+        where: _Where = None,
         envelope: bool = False,
+        isolate: bool = True,
         timeout: float | None = None,
         offload: bool = False,
     ) -> _Handler: ...
@@ -159,7 +186,10 @@ class EventBus:
         /,
         *,
         priority: int = 0,
+        weak: bool = False,
+        where: _Where = None,
         envelope: bool = False,
+        isolate: bool = True,
         timeout: float | None = None,
         offload: bool = False,
     ) -> Callable[[_Handler], _Handler]: ...
@@ -171,7 +201,10 @@ class EventBus:
         /,
         *,
         priority: int = 0,
+        weak: bool = False,
+        where: _Where = None,
         envelope: bool = False,
+        isolate: bool = True,
         timeout: float | None = None,
         offload: bool = False,
     ) -> _Handler: ...
@@ -183,7 +216,10 @@ class EventBus:
         *,
         priority: int = 0,
         once: bool = False,
+        weak: bool = False,
+        where: _Where = None,
         envelope: bool = False,
+        isolate: bool = True,
         timeout: float | None = None,
         offload: bool = False,
     ) -> Subscription: ...
@@ -193,6 +229,10 @@ class EventBus:
     def has_handlers(self, name: str, /) -> bool: ...
     def emit(self, name: str, payload: Any = None, /) -> int: ...
     def emit_async(self, name: str, payload: Any = None, /) -> Coroutine[Any, Any, int]: ...
+    def collect(self, name: str, payload: Any = None, /) -> list[Outcome]: ...
+    def collect_async(
+        self, name: str, payload: Any = None, /
+    ) -> Coroutine[Any, Any, list[Outcome]]: ...
     def emitter(self, name: str, /) -> Emitter: ...
     def bind_loop(self, loop: asyncio.AbstractEventLoop | None, /) -> None: ...
     @property

@@ -79,7 +79,7 @@ def _cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
             )
 
 
-async def offloaded(handler: Callable[..., object], *args: object) -> None:
+async def offloaded(handler: Callable[..., object], *args: object) -> object:
     """Call ``handler(*args)`` in the loop's default executor, in a copy of the current context.
 
     A thread cannot be interrupted. When this is cancelled the call goes on, if it has begun, with
@@ -89,6 +89,9 @@ async def offloaded(handler: Callable[..., object], *args: object) -> None:
     Args:
         handler: A sync handler. If it returns an awaitable, that is awaited here.
         args: What it is called with.
+
+    Returns:
+        What the handler returned, or what came of awaiting that.
 
     Raises:
         BaseException: What the handler raised.
@@ -102,8 +105,7 @@ async def offloaded(handler: Callable[..., object], *args: object) -> None:
         call.abandon()
         raise
     result = call.take()
-    if inspect.isawaitable(result):
-        await result
+    return await result if inspect.isawaitable(result) else result
 
 
 class _Call:

@@ -1,6 +1,7 @@
 /* EventBus: argument parsing, decorators, GC.  Everything else is delegated. */
 #include "bus.h"
 
+#include "collect.h"
 #include "emission.h"
 #include "emitter.h"
 #include "options.h"
@@ -15,8 +16,8 @@
 
 PyDoc_STRVAR(
     bus_on_doc,
-    "on($self, key, handler=None, /, *, priority=0, once=False, envelope=False, timeout=None,\n"
-    "   offload=False)\n--\n\n"
+    "on($self, key, handler=None, /, *, priority=0, once=False, weak=False, where=None,\n"
+    "   envelope=False, isolate=True, timeout=None, offload=False)\n--\n\n"
     "Subscribe a handler to an event name, or to every event with \"*\".\n\n"
     "Return the handler unchanged, or a decorator when no handler is given. The handler is\n"
     "called with the payload, under \"*\" with (event_name, payload), and with an Event when\n"
@@ -35,8 +36,8 @@ bus_on(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 }
 
 PyDoc_STRVAR(bus_once_doc,
-             "once($self, key, handler=None, /, *, priority=0, envelope=False, timeout=None,\n"
-             "     offload=False)\n--\n\n"
+             "once($self, key, handler=None, /, *, priority=0, weak=False, where=None,\n"
+             "     envelope=False, isolate=True, timeout=None, offload=False)\n--\n\n"
              "Subscribe a handler to its next event only: on() with once=True.");
 
 static PyObject *
@@ -47,8 +48,8 @@ bus_once(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 
 PyDoc_STRVAR(
     bus_subscribe_doc,
-    "subscribe($self, key_or_keys, handler, /, *, priority=0, once=False, envelope=False,\n"
-    "          timeout=None, offload=False)\n--\n\n"
+    "subscribe($self, key_or_keys, handler, /, *, priority=0, once=False, weak=False, where=None,\n"
+    "          envelope=False, isolate=True, timeout=None, offload=False)\n--\n\n"
     "Subscribe a handler to a key or to each of a list of keys; return the Subscription.\n\n"
     "An event that matches several of its keys is delivered once. Raises as on() does, and\n"
     "ValueError for an empty list.");
@@ -197,6 +198,48 @@ bus_emit_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     return aeb_emission_new(self, args[0], nargs > 1 ? args[1] : Py_None);
+}
+
+PyDoc_STRVAR(
+    bus_collect_doc,
+    "collect($self, name, payload=None, /)\n--\n\n"
+    "Deliver an event here and now; return a list with the Outcome of every handler, in the order\n"
+    "they ran: sync handlers, then async ones.\n\n"
+    "Failures are in the outcomes, and not logged; the one of a guard (isolate=False) is too, and "
+    "no\n"
+    "handler is called after it. Without a running loop async handlers run to completion, also "
+    "when\n"
+    "the bus is bound to one. Raises RuntimeError when an async or offloaded handler matches "
+    "inside\n"
+    "a running loop, and ValueError or TypeError for a bad name.");
+
+static PyObject *
+bus_collect(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "collect() takes a name and at most one payload (%zd arguments given)", nargs);
+        return NULL;
+    }
+    return aeb_collect(self, args[0], nargs > 1 ? args[1] : Py_None);
+}
+
+PyDoc_STRVAR(
+    bus_collect_async_doc,
+    "collect_async($self, name, payload=None, /)\n--\n\n"
+    "Return a coroutine object that delivers an event when it is awaited, as emit_async() does,\n"
+    "and returns a list with the Outcome of every handler, as collect() does.");
+
+static PyObject *
+bus_collect_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "collect_async() takes a name and at most one payload (%zd arguments given)",
+                     nargs);
+        return NULL;
+    }
+    return aeb_emission_new_collecting(self, args[0], nargs > 1 ? args[1] : Py_None);
 }
 
 PyDoc_STRVAR(bus_emitter_doc,
@@ -508,6 +551,8 @@ static PyMethodDef bus_methods[] = {
     {"has_handlers", AEB_METHOD(bus_has_handlers), METH_O, bus_has_handlers_doc},
     {"emit", AEB_METHOD(bus_emit), METH_FASTCALL, bus_emit_doc},
     {"emit_async", AEB_METHOD(bus_emit_async), METH_FASTCALL, bus_emit_async_doc},
+    {"collect", AEB_METHOD(bus_collect), METH_FASTCALL, bus_collect_doc},
+    {"collect_async", AEB_METHOD(bus_collect_async), METH_FASTCALL, bus_collect_async_doc},
     {"emitter", AEB_METHOD(bus_emitter), METH_O, bus_emitter_doc},
     {"bind_loop", AEB_METHOD(bus_bind_loop), METH_O, bus_bind_loop_doc},
     {"_own_methods", AEB_METHOD(bus_own_methods), METH_NOARGS | METH_CLASS,

@@ -3,39 +3,110 @@
  *
  * A plan is marked when it is made (AEB_PLAN_CAREFUL), so that the others are spared every question
  * that is asked here.
+ *
+ * A guard (isolate=False) is there to stop things, so its failure is not reported but raised, in the
+ * emitter, and no handler is called after it.  Where outcomes are collected it is one of them.
  */
 #include "careful.h"
 
+#include "outcome.h"
 #include "report.h"
+#include "where.h"
 
-/* Calls one sync handler that has been claimed.  0, or -1 with an error that must propagate. */
+/* The handler, or its condition, has ended with the pending exception.  0 when that has been dealt
+ * with, else -1. */
 static int
-call_carefully(aeb_bus *bus, aeb_plan *plan, Py_ssize_t index, aeb_occasion *occasion, bool nested,
-               PyObject **late)
+handler_failed(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guarded,
+               bool nested, double began)
 {
-    aeb_plan_entry *entry = &plan->entries[index];
-    PyObject *result = aeb_call_handler(entry->sub, entry->form, occasion);
-    if (result == NULL) {
-        return aeb_report_failure(bus, entry->sub, occasion->name, nested);
+    bool guard = sub->guard && guarded;
+    if (!guard && occasion->outcomes == NULL) {
+        return aeb_report_failure(bus, sub, occasion->name, nested);
     }
-    int status = aeb_is_awaitable(result) ? aeb_add_late(late, index, result) : 0;
+    aeb_ending ending = aeb_account_ending(bus, sub, nested);
+    if (ending == AEB_ENDED_FATALLY) {
+        return -1;
+    }
+    PyObject *exc = aeb_take_exception();
+    if (occasion->outcomes != NULL &&
+        aeb_outcome_add(bus->state, occasion->outcomes, sub, ending, exc, began) < 0) {
+        Py_DECREF(exc);
+        return -1;
+    }
+    if (!guard) {
+        Py_DECREF(exc);
+        return 0;
+    }
+    occasion->guard_failed = true;
+    aeb_restore_exception_steal(exc);
+    return -1;
+}
+
+int
+aeb_admit(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guarded, bool nested)
+{
+    if (sub->where != NULL && sub->bus != NULL) {
+        double began = occasion->outcomes != NULL ? aeb_monotonic() : 0.0;
+        int matches = aeb_where_matches(sub->where, occasion->payload);
+        if (matches < 0) {
+            return handler_failed(bus, sub, occasion, guarded, nested, began);
+        }
+        if (matches == 0) {
+            return 0;
+        }
+    }
+    return aeb_registry_claim(sub);
+}
+
+int
+aeb_call_carefully(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occasion, bool nested,
+                   PyObject **awaitable)
+{
+    aeb_subscription *sub = entry->sub;
+    double began = occasion->outcomes != NULL ? aeb_monotonic() : 0.0;
+    PyObject *result;
+    int called = aeb_call_any_handler(sub, entry->form, occasion, &result);
+    *awaitable = NULL;
+    if (called == 0) {
+        return 0;
+    }
+    if (called < 0) {
+        return handler_failed(bus, sub, occasion, true, nested, began) < 0 ? -1 : 1;
+    }
+    if (aeb_is_awaitable(result)) {
+        *awaitable = result;
+        return 1;
+    }
+    int status = 0;
+    if (occasion->outcomes != NULL) {
+        status =
+            aeb_outcome_add(bus->state, occasion->outcomes, sub, AEB_ENDED_WELL, result, began);
+    }
     Py_DECREF(result);
-    return status;
+    return status < 0 ? -1 : 1;
 }
 
 Py_ssize_t
 aeb_dispatch_carefully(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                        PyObject **late)
 {
-    Py_ssize_t called = 0;
+    Py_ssize_t n_called = 0;
     for (Py_ssize_t i = 0; i < plan->n_sync; i++) {
-        if (!aeb_registry_claim(plan->entries[i].sub)) {
+        aeb_plan_entry *entry = &plan->entries[i];
+        int status = aeb_admit(bus, entry->sub, occasion, true, nested);
+        if (status == 0) {
             continue;
         }
-        called++;
-        if (call_carefully(bus, plan, i, occasion, nested, late) < 0) {
+        PyObject *awaitable = NULL;
+        int called = status < 0 ? -1 : aeb_call_carefully(bus, entry, occasion, nested, &awaitable);
+        if (awaitable != NULL) {
+            status = aeb_add_late(late, i, awaitable);
+            Py_DECREF(awaitable);
+        }
+        if (called < 0 || status < 0) {
             return -1;
         }
+        n_called += called;
     }
-    return called;
+    return n_called;
 }

@@ -5,8 +5,20 @@
 
 #include "dispatch.h"
 
-/* aeb_dispatch_sync() for plans with AEB_PLAN_CAREFUL. */
+/* Whether an event is delivered to a subscription, which is claimed for it then: 1 or 0; -1 with an
+ * error that must propagate.  A condition that raises is the handler's failure; `guarded` says
+ * whether somebody takes the failures of guards. */
+int aeb_admit(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guarded,
+              bool nested);
+
+/* aeb_dispatch_sync() for plans with AEB_PLAN_CAREFUL, and where outcomes are collected. */
 Py_ssize_t aeb_dispatch_carefully(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                                   PyObject **late);
+
+/* Calls the handler of an entry, which has been claimed, inline.  1, or 0 when it was held weakly and
+ * is gone; -1 with an error that must propagate.  What it returns is for *awaitable when it can be
+ * awaited, and that is NULL otherwise. */
+int aeb_call_carefully(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occasion,
+                       bool nested, PyObject **awaitable);
 
 #endif

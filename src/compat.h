@@ -225,6 +225,22 @@ PyAPI_FUNC(int) _PyDict_SetItem_KnownHash(PyObject *, PyObject *, PyObject *, Py
 #define AEB_TRASHCAN_BEGIN(self, dealloc) Py_TRASHCAN_BEGIN(self, dealloc)
 #define AEB_TRASHCAN_END Py_TRASHCAN_END
 
+/* What a weak reference refers to, a new reference; NULL, without an exception, when that is gone. */
+static inline PyObject *
+aeb_weakref_get(PyObject *reference)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *target;
+    if (!PyWeakref_Check(reference) || PyWeakref_GetRef(reference, &target) < 0) {
+        return NULL;
+    }
+    return target;
+#else
+    PyObject *target = PyWeakref_Check(reference) ? PyWeakref_GET_OBJECT(reference) : Py_None;
+    return target == Py_None ? NULL : Py_NewRef(target);
+#endif
+}
+
 /* What time.time() returns: seconds since the epoch. */
 static inline double
 aeb_time(void)

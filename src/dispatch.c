@@ -98,8 +98,8 @@ aeb_is_awaitable(PyObject *obj)
     return false;
 }
 
-PyObject *
-aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion)
+static inline PyObject *
+call_in_form(PyObject *handler, aeb_form form, const aeb_occasion *occasion)
 {
     /* The slot in front of the arguments is the callee's to use: a bound method puts self there. */
     PyObject *stack[3] = {NULL, occasion->payload, NULL};
@@ -112,14 +112,34 @@ aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occas
     else if (AEB_UNLIKELY(form == AEB_FORM_EVENT)) {
         stack[1] = occasion->event;
     }
-    sub->calls++;
-    PyObject *handler = sub->handler;
     n_args |= PY_VECTORCALL_ARGUMENTS_OFFSET;
     if (AEB_LIKELY(PyFunction_Check(handler))) {
         /* Most handlers are Python functions: go where PyObject_Vectorcall would arrive. */
         return ((PyFunctionObject *)handler)->vectorcall(handler, stack + 1, n_args, NULL);
     }
     return PyObject_Vectorcall(handler, stack + 1, n_args, NULL);
+}
+
+PyObject *
+aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion)
+{
+    sub->calls++;
+    return call_in_form(sub->handler, form, occasion);
+}
+
+int
+aeb_call_any_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion,
+                     PyObject **result)
+{
+    PyObject *handler = aeb_subscription_handler(sub);
+    *result = NULL;
+    if (handler == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    sub->calls++;
+    *result = call_in_form(handler, form, occasion);
+    Py_DECREF(handler);
+    return *result == NULL ? -1 : 1;
 }
 
 int

@@ -8,10 +8,13 @@
 
 /* One event on its way to the handlers. */
 typedef struct {
-    PyObject *name;    /* borrowed, exact str */
-    PyObject *payload; /* borrowed */
-    PyObject *event;   /* owned: the Event, when some handler needs it, else NULL */
+    PyObject *name;     /* borrowed, exact str */
+    PyObject *payload;  /* borrowed */
+    PyObject *event;    /* owned: the Event, when some handler needs it, else NULL */
+    PyObject *outcomes; /* borrowed: the list that collects them (see outcome.h), or NULL */
     uint64_t seq;
+    bool
+        guard_failed; /* a guard has: the pending error is its, and no handler is called any more */
 } aeb_occasion;
 
 /* Whether an emission with this plan has anything to do. */
@@ -38,8 +41,14 @@ aeb_dispatch_begin(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
 Py_ssize_t aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                              PyObject **late);
 
-/* Calls one handler in its form; counts the call.  A new reference or NULL. */
+/* Calls one handler, which is not held weakly, in its form; counts the call.  A new reference or
+ * NULL. */
 PyObject *aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion);
+
+/* The same of any handler: 1 with *result, -1 with an exception, and 0 when it was held weakly and is
+ * gone. */
+int aeb_call_any_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion,
+                         PyObject **result);
 
 /* Appends what a sync handler has returned to *late, see aeb_dispatch_sync().  0 or -1. */
 int aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable);

@@ -17,6 +17,7 @@
 #include "emission_object.h"
 
 #include "aio.h"
+#include "careful.h"
 #include "coroutine.h"
 #include "dispatch.h"
 #include "handler_task.h"
@@ -48,11 +49,16 @@ child_settled(aeb_handler_task *child, PyObject *fatal)
     if (self->status == EMISSION_DONE) {
         return false; /* closed by hand: nobody awaits this any more */
     }
+    bool taken = true;
     if (fatal != NULL && self->fatal == NULL) {
         self->fatal = Py_NewRef(fatal);
         if (self->status == EMISSION_WAITING) {
             cancel_children(self);
         }
+    }
+    else if (fatal != NULL) {
+        /* Only one error can be raised.  The failure of a second guard can be reported instead. */
+        taken = !PyErr_GivenExceptionMatches(fatal, PyExc_Exception);
     }
     PyObject *waiter = Py_XNewRef(self->waiter); /* waking it can end this emission */
     if (self->n_unfinished == 0 && waiter != NULL && aeb_aio_wake(self->bus->state, waiter) < 0 &&
@@ -61,7 +67,7 @@ child_settled(aeb_handler_task *child, PyObject *fatal)
             (PyObject *)self); /* an Exception: the loop is closed, nobody waits */
     }
     Py_XDECREF(waiter);
-    return true;
+    return taken;
 }
 
 /* Makes a delivery one of this emission's (aeb_starter). */
@@ -130,7 +136,7 @@ find_surroundings(aeb_emission *self, aeb_occasion *occasion)
     if (status < 0) {
         aeb_starter_end(starter, true);
     }
-    starter->exempt = self->nested;
+    starter->exempt = starter->nested = self->nested;
     return status;
 }
 
@@ -145,13 +151,16 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
     *occasion = (aeb_occasion){
         .name = self->name,
         .payload = self->payload,
+        .outcomes = self->outcomes,
         .seq = self->bus->seq,
     };
     PyObject *late = NULL;
     int status = -1;
     Py_ssize_t called = aeb_dispatch_begin(self->bus, plan, occasion);
     if (called == 0 && plan->n_sync > 0) {
-        called = aeb_dispatch_sync(self->bus, plan, occasion, nested, &late);
+        called = AEB_UNLIKELY(self->outcomes != NULL)
+                     ? aeb_dispatch_carefully(self->bus, plan, occasion, nested, &late)
+                     : aeb_dispatch_sync(self->bus, plan, occasion, nested, &late);
     }
     if (called >= 0) {
         self->n_called = called;
@@ -171,6 +180,10 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
     }
     else {
         aeb_close_late(self->bus->state, late, 0);
+        if (occasion->guard_failed) {
+            self->fatal = aeb_take_exception();
+            status = 0;
+        }
     }
     Py_XDECREF(late);
     Py_CLEAR(occasion->event);
@@ -212,6 +225,15 @@ emission_begin(aeb_emission *self)
     return status;
 }
 
+/* Whether an error that ended the emission is the failure of a guard. */
+static bool
+is_guards(const aeb_emission *self, PyObject *fatal)
+{
+    PyObject *cancelled_error = self->bus->state->cancelled_error;
+    return PyErr_GivenExceptionMatches(fatal, PyExc_Exception) ||
+           (cancelled_error != NULL && PyErr_GivenExceptionMatches(fatal, cancelled_error));
+}
+
 /* The end: raises what has to be raised.  Otherwise the answer is the number of handlers called, but
  * that is left to those who call the steps, for they need it in different forms. */
 static PySendResult
@@ -228,6 +250,9 @@ emission_finish(aeb_emission *self, PyObject **result)
     Py_CLEAR(self->parent);
     Py_CLEAR(self->loop);
     *result = NULL;
+    if (AEB_UNLIKELY(self->outcomes != NULL) && fatal != NULL && is_guards(self, fatal)) {
+        Py_CLEAR(fatal); /* it is among the outcomes */
+    }
     if (fatal != NULL) {
         Py_XDECREF(thrown);
         aeb_restore_exception_steal(fatal);

@@ -12,8 +12,12 @@ void aeb_emission_forget(aeb_state *state);
 /* An emission of an event, which begins when it is awaited. */
 PyObject *aeb_emission_new(aeb_bus *bus, PyObject *name, PyObject *payload);
 
-/* An emission that only runs the given deliveries, a list of unstarted HandlerTask. */
+/* The same whose answer is the list of outcomes. */
+PyObject *aeb_emission_new_collecting(aeb_bus *bus, PyObject *name, PyObject *payload);
+
+/* An emission that only runs the given deliveries, a list of unstarted HandlerTask; `outcomes` is the
+ * list that collects how they end, or NULL. */
 PyObject *aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries,
-                                     bool nested);
+                                     PyObject *outcomes, bool nested);
 
 #endif

@@ -19,6 +19,7 @@ typedef struct {
     PyObject *payload;
     PyObject *deliveries; /* list of HandlerTask to run instead of a plan, or NULL */
     PyObject *children;   /* list of HandlerTask that did not finish at once, or NULL */
+    PyObject *outcomes;   /* list that collects how the handlers end, or NULL */
     PyObject *loop;
     PyObject *waiter;
     PyObject *fatal;

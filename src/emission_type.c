@@ -1,6 +1,7 @@
 /* The type of emissions, as Python sees it: the coroutine protocol, and the life of the objects. */
 #include "coroutine.h"
 #include "emission_object.h"
+#include "outcome.h"
 
 /* ---- making and keeping them ----------------------------------------------------------------- */
 
@@ -45,11 +46,26 @@ aeb_emission_new(aeb_bus *bus, PyObject *name, PyObject *payload)
 }
 
 PyObject *
-aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries, bool nested)
+aeb_emission_new_collecting(aeb_bus *bus, PyObject *name, PyObject *payload)
+{
+    PyObject *outcomes = PyList_New(0);
+    aeb_emission *self = outcomes == NULL ? NULL : emission_alloc(bus, name, payload);
+    if (self == NULL) {
+        Py_XDECREF(outcomes);
+        return NULL;
+    }
+    self->outcomes = outcomes;
+    return (PyObject *)self;
+}
+
+PyObject *
+aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries, PyObject *outcomes,
+                           bool nested)
 {
     aeb_emission *self = emission_alloc(bus, name, Py_None);
     if (self != NULL) {
         self->deliveries = Py_NewRef(deliveries);
+        self->outcomes = Py_XNewRef(outcomes);
         self->nested = nested;
     }
     return (PyObject *)self;
@@ -57,15 +73,30 @@ aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries, b
 
 /* ---- the Python type ------------------------------------------------------------------------- */
 
-/* The answer of send() or throw(): a value, or StopIteration with the number of handlers. */
+/* What an emission that is over answers, a new reference: the number of handlers or their outcomes. */
+static PyObject *
+take_answer(aeb_emission *self)
+{
+    PyObject *outcomes = self->outcomes;
+    if (AEB_LIKELY(outcomes == NULL)) {
+        return PyLong_FromSsize_t(self->n_called);
+    }
+    self->outcomes = NULL;
+    if (aeb_outcomes_finish(outcomes) < 0) {
+        Py_CLEAR(outcomes);
+    }
+    return outcomes;
+}
+
+/* The answer of send() or throw(): a value, or StopIteration with the emission's answer. */
 static PyObject *
 send_result(aeb_emission *self, PySendResult status, PyObject *result)
 {
     if (status == PYGEN_RETURN) {
-        PyObject *number = PyLong_FromSsize_t(self->n_called);
-        if (number != NULL) {
-            PyErr_SetObject(PyExc_StopIteration, number);
-            Py_DECREF(number);
+        PyObject *answer = take_answer(self);
+        if (answer != NULL) {
+            PyErr_SetObject(PyExc_StopIteration, answer);
+            Py_DECREF(answer);
         }
         return NULL;
     }
@@ -86,7 +117,7 @@ emission_am_send(aeb_emission *self, PyObject *value, PyObject **result)
 {
     PySendResult status = aeb_emission_step(self, value, result);
     if (status == PYGEN_RETURN) {
-        *result = PyLong_FromSsize_t(self->n_called);
+        *result = take_answer(self);
         return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
     }
     return status;
@@ -98,11 +129,11 @@ emission_next(aeb_emission *self)
 {
     PyObject *result;
     PySendResult status = aeb_emission_step(self, Py_None, &result);
-    if (status == PYGEN_RETURN) {
+    if (AEB_LIKELY(status == PYGEN_RETURN && self->outcomes == NULL)) {
         aeb_raise_stop_iteration(self->bus->state, self->n_called);
         return NULL;
     }
-    return result;
+    return send_result(self, status, result);
 }
 
 static PyObject *
@@ -190,6 +221,7 @@ emission_traverse(aeb_emission *self, visitproc visit, void *arg)
     Py_VISIT(self->payload);
     Py_VISIT(self->deliveries);
     Py_VISIT(self->children);
+    Py_VISIT(self->outcomes);
     Py_VISIT(self->loop);
     Py_VISIT(self->waiter);
     Py_VISIT(self->fatal);
@@ -205,6 +237,7 @@ emission_clear(aeb_emission *self)
     self->status = EMISSION_DONE;
     Py_CLEAR(self->deliveries);
     Py_CLEAR(self->children);
+    Py_CLEAR(self->outcomes);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->waiter);
     Py_CLEAR(self->fatal);
@@ -236,7 +269,8 @@ emission_is_bare(aeb_emission *self)
 {
     return self->status == EMISSION_DONE && self->weakrefs == NULL && self->loop == NULL &&
            self->waiter == NULL && self->children == NULL && self->deliveries == NULL &&
-           self->fatal == NULL && self->thrown == NULL && self->parent == NULL;
+           self->outcomes == NULL && self->fatal == NULL && self->thrown == NULL &&
+           self->parent == NULL;
 }
 
 /* Keeps the memory of a bare emission for the next one.  No finaliser has run on it, else the next

@@ -7,6 +7,7 @@
  * the delivery enters its context around every step.
  */
 #include "aio.h"
+#include "careful.h"
 #include "handler_task.h"
 #include "lazy_task.h"
 #include "report.h"
@@ -38,23 +39,26 @@ aeb_next_entry_of_both(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
             }
         }
         cursor->next_entry++;
-        if (aeb_registry_claim(entry->sub)) {
-            return entry;
+        int admitted =
+            aeb_admit(cursor->bus, entry->sub, cursor->occasion, cursor->guarded, cursor->nested);
+        if (admitted != 0) {
+            cursor->failed = admitted < 0;
+            return admitted < 0 ? NULL : entry;
         }
     }
     return NULL;
 }
 
 int
-aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
-                  aeb_async_cursor *cursor, aeb_handler_task **delivery)
+aeb_next_delivery(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
+                  aeb_handler_task **delivery)
 {
     PyObject *awaitable;
     const aeb_plan_entry *entry = aeb_next_entry(plan, late, cursor, &awaitable);
     if (entry == NULL) {
-        return 0;
+        return cursor->failed ? -1 : 0;
     }
-    *delivery = aeb_handler_task_new(bus, entry, occasion, awaitable);
+    *delivery = aeb_handler_task_new(cursor->bus, entry, cursor->occasion, awaitable);
     if (*delivery == NULL) {
         cursor->next_late -= awaitable != NULL; /* it is still to be closed */
         return -1;

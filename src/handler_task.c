@@ -18,6 +18,7 @@
 #include "aio.h"
 #include "coroutine.h"
 #include "offload.h"
+#include "outcome.h"
 #include "permit.h"
 #include "report.h"
 #include "starter.h"
@@ -31,6 +32,13 @@ aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *oc
 {
     aeb_state *state = bus->state;
     aeb_handler_task *self;
+    aeb_outcome *outcome = NULL;
+    if (AEB_UNLIKELY(occasion->outcomes != NULL)) {
+        outcome = aeb_outcome_reserve(state, occasion->outcomes, entry->sub);
+        if (outcome == NULL) {
+            return NULL;
+        }
+    }
     if (AEB_LIKELY(state->n_free_deliveries > 0)) {
         self = state->free_deliveries[--state->n_free_deliveries];
         self->status = AEB_HANDLER_NEW;
@@ -38,9 +46,11 @@ aeb_handler_task_new(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *oc
     else {
         self = aeb_type_alloc(state->handler_task_type, 0);
         if (self == NULL) {
+            Py_XDECREF(outcome);
             return NULL;
         }
     }
+    self->outcome = outcome;
     self->state = state;
     self->bus = (aeb_bus *)Py_NewRef((PyObject *)bus);
     self->sub = (aeb_subscription *)Py_NewRef((PyObject *)entry->sub);
@@ -104,11 +114,12 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     PyObject *inner = self->inner, *awaitable = self->awaitable, *context = self->context;
     PyObject *yielded = self->yielded, *task = self->task, *owner = self->owner;
     PyObject *payload = self->payload, *event = self->event, *parent = (PyObject *)self->parent;
-    PyObject *bus = (PyObject *)self->bus;
+    PyObject *bus = (PyObject *)self->bus, *outcome = (PyObject *)self->outcome;
     Py_INCREF(self); /* its owner may hold the last reference, and let go of it now */
     aeb_timeout_disarm(self);
     self->inner = self->awaitable = self->context = self->yielded = self->task = NULL;
     self->event = NULL;
+    self->outcome = NULL;
     self->payload = Py_NewRef(Py_None); /* whoever keeps the task need not keep that */
     self->status = AEB_HANDLER_DONE;
     self->state->n_live -= self->live;
@@ -129,6 +140,7 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     }
     Py_XDECREF(payload);
     Py_XDECREF(event);
+    Py_XDECREF(outcome);
     Py_XDECREF(parent);
     Py_XDECREF(bus);
     Py_XDECREF(yielded);
@@ -154,12 +166,54 @@ handler_ended_fatally(aeb_handler_task *self, PyObject **result)
     return PYGEN_ERROR;
 }
 
+/* Whether its owner has to be told how it ended, and not the log. */
+static inline bool
+concerns_owner(const aeb_handler_task *self)
+{
+    return AEB_UNLIKELY(self->outcome != NULL || self->sub->guard) &&
+           (self->outcome != NULL || (self->owner != NULL && !self->cancel_requested));
+}
+
+/* Tells the owner how the delivery ended, with `exc`, which is accounted for: by its outcome, or by
+ * raising it if it is the first guard that fails.  Ends the delivery.  Never raises. */
+static void
+tell_owner(aeb_handler_task *self, aeb_ending ending, PyObject *exc)
+{
+    bool guard = self->sub->guard && self->owner != NULL && !self->cancel_requested;
+    bool collected = self->outcome != NULL;
+    aeb_bus *bus = (aeb_bus *)Py_NewRef((PyObject *)self->bus);
+    if (collected) {
+        aeb_outcome_settle(self->outcome, ending, exc);
+    }
+    bool taken = aeb_handler_task_settle(self, guard ? exc : NULL);
+    if (!collected && !taken) { /* another one was first, or the emission has been closed */
+        int status = ending == AEB_ENDED_CANCELLED
+                         ? aeb_report_cancelled(bus, self->sub, self->name, self->nested)
+                         : aeb_report_accounted(bus, self->sub, self->name, exc, self->nested);
+        if (status < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+    }
+    Py_DECREF(bus);
+}
+
 static PySendResult
 handler_returned(aeb_handler_task *self, PyObject **result)
 {
-    if (AEB_UNLIKELY(self->timed_out) && /* it swallowed the cancellation, but that is no excuse */
-        aeb_report_timeout(self->bus, self->sub, self->name, self->nested) < 0) {
-        return handler_ended_fatally(self, result);
+    if (AEB_UNLIKELY(self->timed_out)) { /* it swallowed the cancellation, but that is no excuse */
+        if (concerns_owner(self)) {
+            PyObject *exc = aeb_account_timeout(self->bus, self->sub);
+            if (exc == NULL) {
+                return handler_ended_fatally(self, result);
+            }
+            tell_owner(self, AEB_TIMED_OUT, exc);
+            Py_DECREF(exc);
+            *result = Py_NewRef(Py_None);
+            return PYGEN_RETURN;
+        }
+        if (aeb_report_timeout(self->bus, self->sub, self->name, self->nested) < 0) {
+            return handler_ended_fatally(self, result);
+        }
     }
     (void)aeb_handler_task_settle(self, NULL);
     *result = Py_NewRef(Py_None);
@@ -193,6 +247,36 @@ have_failure_retrieved(aeb_handler_task *self)
     Py_XDECREF(loop);
 }
 
+/* The handler ended with the pending exception, and its owner has to be told. */
+static PySendResult
+handler_raised_to_owner(aeb_handler_task *self, PyObject **result)
+{
+    aeb_ending ending = aeb_account_ending(self->bus, self->sub, self->nested);
+    if (ending == AEB_ENDED_FATALLY) {
+        return handler_ended_fatally(self, result);
+    }
+    PyObject *exc = aeb_take_exception(), *told = Py_NewRef(exc);
+    if (ending == AEB_ENDED_CANCELLED && self->timed_out) {
+        PyObject *timeout = aeb_account_timeout(self->bus, self->sub);
+        if (timeout == NULL) {
+            Py_DECREF(told);
+            Py_DECREF(exc);
+            return handler_ended_fatally(self, result);
+        }
+        ending = AEB_TIMED_OUT;
+        Py_SETREF(told, timeout);
+    }
+    self->failed = ending == AEB_FAILED;
+    self->ended_cancelled = !self->failed;
+    if (self->failed) {
+        have_failure_retrieved(self);
+    }
+    tell_owner(self, ending, told);
+    Py_DECREF(told);
+    aeb_restore_exception_steal(exc);
+    return PYGEN_ERROR;
+}
+
 /* The handler ended with the pending exception: isolates it, or leaves it for the task to raise. */
 static PySendResult
 handler_raised(aeb_handler_task *self, PyObject **result)
@@ -202,6 +286,9 @@ handler_raised(aeb_handler_task *self, PyObject **result)
     self->status =
         AEB_HANDLER_RUNNING; /* a log handler that closes the bus must not end it first */
     PyObject *exc;
+    if (concerns_owner(self)) {
+        return handler_raised_to_owner(self, result);
+    }
     if (aeb_cancelled_error_pending(self->state)) {
         exc = aeb_take_exception();
         int status = 0;
@@ -292,17 +379,25 @@ handler_begin(aeb_handler_task *self)
         }
         Py_DECREF(token);
     }
+    if (AEB_UNLIKELY(self->outcome != NULL)) {
+        aeb_outcome_begin(self->outcome);
+    }
     if (self->awaitable == NULL) {
         aeb_occasion occasion = {
             .name = self->name, .payload = self->payload, .event = self->event};
-        self->called = true;
-        PyObject *value = AEB_UNLIKELY(self->sub->offload)
-                              ? aeb_call_offloaded(self->state, self->sub, self->form, &occasion)
-                              : aeb_call_handler(self->sub, self->form, &occasion);
-        if (value == NULL) {
-            return -1;
+        PyObject *value;
+        self->called = true; /* before the call, in which it may be closed */
+        int called = AEB_UNLIKELY(self->sub->offload)
+                         ? aeb_call_offloaded(self->state, self->sub, self->form, &occasion, &value)
+                         : aeb_call_any_handler(self->sub, self->form, &occasion, &value);
+        if (called <= 0) {
+            self->called = called < 0;
+            return called;
         }
         if (!aeb_is_awaitable(value)) {
+            if (self->outcome != NULL) {
+                aeb_outcome_settle(self->outcome, AEB_ENDED_WELL, value);
+            }
             Py_DECREF(value);
             return 0;
         }
@@ -345,6 +440,9 @@ aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **r
         self->status = AEB_HANDLER_SUSPENDED;
         return PYGEN_NEXT;
     case PYGEN_RETURN:
+        if (AEB_UNLIKELY(self->outcome != NULL) && self->inner != NULL && !self->timed_out) {
+            aeb_outcome_settle(self->outcome, AEB_ENDED_WELL, *result);
+        }
         Py_CLEAR(*result); /* a handler's return value has no reader */
         return handler_returned(self, result);
     default:

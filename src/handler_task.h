@@ -34,6 +34,7 @@ typedef struct aeb_handler_task {
                           * while queued, what it will be started in */
     PyObject *yielded;   /* what the first step yielded, until the task takes a step itself */
     PyObject *failure;   /* why the handler failed, until the task has been told */
+    struct aeb_outcome *outcome; /* strong: what collects how it ends, or NULL */
     PyObject *loop;
     PyObject *timer; /* the handle of its timeout, while that is armed */
     PyObject *task;
@@ -80,7 +81,12 @@ void aeb_handler_task_forget(aeb_state *state);
 typedef struct {
     Py_ssize_t next_entry; /* in the plan; begins at n_sync */
     Py_ssize_t next_late;
+    aeb_bus *bus; /* borrowed, as what follows */
+    aeb_occasion *occasion;
+    bool nested;         /* see aeb_dispatch_enter() */
+    bool guarded;        /* see aeb_admit() */
     bool skip_offloaded; /* which have been called already */
+    bool failed;         /* the walk has ended with an error, which is set */
 } aeb_async_cursor;
 
 /* aeb_next_entry() where there is more to look at than the plan. */
@@ -89,11 +95,12 @@ const aeb_plan_entry *aeb_next_entry_of_both(aeb_plan *plan, PyObject *late,
 
 /* The next async handler of an emission, claimed: those of the plan and the awaitables that sync
  * ones returned (`late`, see aeb_dispatch_sync; may be NULL), in their common order.  NULL at the
- * end; *awaitable is borrowed from `late`, or NULL for a handler that is still to be called. */
+ * end, or with cursor->failed; *awaitable is borrowed from `late`, or NULL for a handler that is
+ * still to be called. */
 static inline const aeb_plan_entry *
 aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor, PyObject **awaitable)
 {
-    if (AEB_UNLIKELY(late != NULL || cursor->skip_offloaded)) {
+    if (AEB_UNLIKELY(late != NULL || cursor->skip_offloaded || plan->flags)) {
         return aeb_next_entry_of_both(plan, late, cursor, awaitable);
     }
     *awaitable = NULL;
@@ -107,8 +114,8 @@ aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor, PyObjec
 }
 
 /* The same as a delivery: 1 with a new reference in *delivery, 0 at the end, -1. */
-int aeb_next_delivery(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
-                      aeb_async_cursor *cursor, aeb_handler_task **delivery);
+int aeb_next_delivery(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
+                      aeb_handler_task **delivery);
 
 /* Closes the awaitables of `late` from index `i` on, which will not be started.  Never raises. */
 void aeb_close_late(aeb_state *state, PyObject *late, Py_ssize_t i);

@@ -94,7 +94,7 @@ handler_expire(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 handler_get_name(aeb_handler_task *self, void *Py_UNUSED(closure))
 {
-    return self->sub == NULL ? PyUnicode_FromString("") : aeb_handler_name(self->sub->handler);
+    return self->sub == NULL ? PyUnicode_FromString("") : aeb_subscription_handler_name(self->sub);
 }
 
 static PyObject *
@@ -163,6 +163,7 @@ handler_traverse(aeb_handler_task *self, visitproc visit, void *arg)
     Py_VISIT(self->context);
     Py_VISIT(self->yielded);
     Py_VISIT(self->failure);
+    Py_VISIT(self->outcome);
     Py_VISIT(self->loop);
     Py_VISIT(self->timer);
     Py_VISIT(self->task);

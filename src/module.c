@@ -7,6 +7,7 @@
 #include "event.h"
 #include "handler_task.h"
 #include "lazy_task.h"
+#include "outcome.h"
 #include "registry.h"
 #include "state.h"
 
@@ -123,7 +124,8 @@ core_exec(PyObject *module)
         aeb_registry_init_types(module, state) < 0 ||
         aeb_handler_task_init_type(module, state) < 0 ||
         aeb_emission_init_type(module, state) < 0 || aeb_emitter_init_type(module, state) < 0 ||
-        aeb_bus_init_types(module, state) < 0 || core_register_at_fork(module) < 0) {
+        aeb_outcome_init_type(module, state) < 0 || aeb_bus_init_types(module, state) < 0 ||
+        core_register_at_fork(module) < 0) {
         return -1;
     }
     return 0;

@@ -6,7 +6,7 @@
  */
 #include "offload.h"
 
-#include "report.h"
+#include "careful.h"
 
 static int
 load_offloaded(aeb_state *state)
@@ -27,14 +27,18 @@ load_offloaded(aeb_state *state)
     return 0;
 }
 
-PyObject *
+int
 aeb_call_offloaded(aeb_state *state, aeb_subscription *sub, aeb_form form,
-                   const aeb_occasion *occasion)
+                   const aeb_occasion *occasion, PyObject **result)
 {
     if (load_offloaded(state) < 0) {
-        return NULL;
+        return -1;
     }
-    PyObject *args[3] = {sub->handler, occasion->payload, NULL};
+    PyObject *handler = aeb_subscription_handler(sub);
+    if (handler == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    PyObject *args[3] = {handler, occasion->payload, NULL};
     size_t n_args = 2;
     if (form == AEB_FORM_NAME_PAYLOAD) {
         args[1] = occasion->name;
@@ -45,7 +49,9 @@ aeb_call_offloaded(aeb_state *state, aeb_subscription *sub, aeb_form form,
         args[1] = occasion->event;
     }
     sub->calls++;
-    return PyObject_Vectorcall(state->offloaded, args, n_args, NULL);
+    *result = PyObject_Vectorcall(state->offloaded, args, n_args, NULL);
+    Py_DECREF(handler);
+    return *result == NULL ? -1 : 1;
 }
 
 /* Where an awaitable of `sub` belongs among those of `late`, which are in the order of handlers. */
@@ -82,25 +88,23 @@ Py_ssize_t
 aeb_call_offloaded_inline(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                           PyObject **late)
 {
-    Py_ssize_t called = 0;
+    Py_ssize_t n_called = 0;
     for (Py_ssize_t i = plan->n_sync; i < plan->n_entries; i++) {
         aeb_plan_entry *entry = &plan->entries[i];
-        if (!entry->sub->offload || !aeb_registry_claim(entry->sub)) {
+        int status = entry->sub->offload ? aeb_admit(bus, entry->sub, occasion, true, nested) : 0;
+        if (status == 0) {
             continue;
         }
-        called++;
-        PyObject *result = aeb_call_handler(entry->sub, entry->form, occasion);
-        int status = 0;
-        if (result == NULL) {
-            status = aeb_report_failure(bus, entry->sub, occasion->name, nested);
+        PyObject *awaitable = NULL;
+        int called = status < 0 ? -1 : aeb_call_carefully(bus, entry, occasion, nested, &awaitable);
+        if (awaitable != NULL) {
+            status = insert_late(late, plan, i, awaitable);
+            Py_DECREF(awaitable);
         }
-        else if (aeb_is_awaitable(result)) {
-            status = insert_late(late, plan, i, result);
-        }
-        Py_XDECREF(result);
-        if (status < 0) {
+        if (called < 0 || status < 0) {
             return -1;
         }
+        n_called += called;
     }
-    return called;
+    return n_called;
 }

@@ -16,6 +16,8 @@
  */
 #include "registry.h"
 
+#include "weak.h"
+
 /* Names without an exact subscription that are kept before the plans are dropped and begun anew. */
 #define MAX_ANY_PLANS 1024
 
@@ -237,6 +239,7 @@ plan_fill(aeb_plan *plan, PyObject *exact, PyObject *any)
                 Py_INCREF(entry.sub);
                 plan->entries[plan->n_entries++] = entry;
                 plan->flags |= entry.form == AEB_FORM_EVENT ? AEB_PLAN_ENVELOPE : 0;
+                plan->flags |= entry.sub->careful ? AEB_PLAN_CAREFUL : 0;
             }
         }
         if (!async_pass) {
@@ -459,6 +462,7 @@ aeb_registry_cancel(aeb_subscription *sub)
     for (Py_ssize_t i = 0; i < n_keys; i++) {
         drop_plans(bus, PyTuple_GET_ITEM(sub->keys, i));
     }
+    aeb_weak_unwatch(sub);
     Py_DECREF(sub);
     Py_DECREF(bus);
     aeb_restore_exception_steal(exc);
@@ -471,7 +475,7 @@ find_in_list(PyObject *list, PyObject *handler, PyObject *found)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         aeb_subscription *sub = list_item(list, i);
-        if ((handler == NULL || aeb_same_handler(sub->handler, handler)) &&
+        if ((handler == NULL || aeb_subscription_has_handler(sub, handler)) &&
             PyList_Append(found, (PyObject *)sub) < 0) {
             return -1;
         }
@@ -527,6 +531,14 @@ subscription_cancel(aeb_subscription *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(aeb_registry_cancel(self));
 }
 
+/* The callback of the weak references to its handler. */
+static PyObject *
+subscription_vanish(aeb_subscription *self, PyObject *Py_UNUSED(reference))
+{
+    (void)aeb_registry_cancel(self);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 subscription_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -542,6 +554,8 @@ subscription_exit(aeb_subscription *self, PyObject *Py_UNUSED(args))
 
 static PyMethodDef subscription_methods[] = {
     {"cancel", AEB_METHOD(subscription_cancel), METH_NOARGS, subscription_cancel_doc},
+    {"_vanish", AEB_METHOD(subscription_vanish), METH_O,
+     PyDoc_STR("_vanish($self, reference, /)\n--\n\nEnd it: its handler is gone.")},
     {"__enter__", AEB_METHOD(subscription_enter), METH_NOARGS, PyDoc_STR("Return self.")},
     {"__exit__", AEB_METHOD(subscription_exit), METH_VARARGS, PyDoc_STR("Cancel.")},
     {NULL, NULL, 0, NULL},
@@ -575,6 +589,7 @@ aeb_registry_clear(aeb_bus *bus)
     while (bus->lists != NULL && PyDict_Next(bus->lists, &position, &key, &list)) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
             list_item(list, i)->bus = NULL;
+            aeb_weak_unwatch(list_item(list, i)); /* releases nothing that runs code */
         }
     }
     bus->n_active = 0;

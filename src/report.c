@@ -145,6 +145,18 @@ call_on_error(aeb_bus *bus, PyObject *name, PyObject *handler, PyObject *exc, bo
     return status;
 }
 
+/* The handler for on_error; None when it was held weakly and is gone. */
+static PyObject *
+live_handler(aeb_subscription *sub)
+{
+    PyObject *handler = aeb_subscription_handler(sub);
+    if (handler == NULL) {
+        PyErr_Clear();
+        return Py_NewRef(Py_None);
+    }
+    return handler;
+}
+
 bool
 aeb_cancelled_error_pending(aeb_state *state)
 {
@@ -173,7 +185,7 @@ aeb_cancelled_error_pending(aeb_state *state)
 int
 aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
 {
-    PyObject *handler_name = aeb_handler_name(sub->handler);
+    PyObject *handler_name = aeb_subscription_handler_name(sub);
     if (handler_name == NULL) {
         return report_of_report(NULL, nested);
     }
@@ -184,23 +196,42 @@ aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool n
     return status;
 }
 
-int
-aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+aeb_ending
+aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested)
 {
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
-        if (aeb_cancelled_error_pending(bus->state)) {
-            PyErr_Clear();
-            return aeb_report_cancelled(bus, sub, name, nested);
-        }
-        return -1;
+        return aeb_cancelled_error_pending(bus->state) ? AEB_ENDED_CANCELLED : AEB_ENDED_FATALLY;
     }
     sub->failures++;
     if (nested && PyErr_ExceptionMatches(PyExc_RecursionError)) {
+        return AEB_ENDED_FATALLY;
+    }
+    return AEB_FAILED;
+}
+
+int
+aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+{
+    aeb_ending ending = aeb_account_ending(bus, sub, nested);
+    if (ending == AEB_ENDED_CANCELLED) {
+        PyErr_Clear();
+        return aeb_report_cancelled(bus, sub, name, nested);
+    }
+    if (ending == AEB_ENDED_FATALLY) {
         return -1;
     }
     PyObject *exc = aeb_take_exception();
-    PyObject *handler = Py_NewRef(sub->handler);
-    PyObject *handler_name = aeb_handler_name(handler);
+    int status = aeb_report_accounted(bus, sub, name, exc, nested);
+    Py_DECREF(exc);
+    return status;
+}
+
+int
+aeb_report_accounted(aeb_bus *bus, aeb_subscription *sub, PyObject *name, PyObject *exc,
+                     bool nested)
+{
+    PyObject *handler = live_handler(sub);
+    PyObject *handler_name = aeb_subscription_handler_name(sub);
     int status;
     if (handler_name == NULL) {
         status = report_of_report(NULL, nested);
@@ -214,21 +245,30 @@ aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nes
     }
     Py_XDECREF(handler_name);
     Py_DECREF(handler);
-    Py_DECREF(exc);
     return status;
+}
+
+PyObject *
+aeb_account_timeout(aeb_bus *Py_UNUSED(bus), aeb_subscription *sub)
+{
+    sub->failures++;
+    PyObject *seconds = PyFloat_FromDouble(sub->timeout);
+    PyObject *text = seconds == NULL ? NULL : PyUnicode_FromFormat("timed out after %R s", seconds);
+    PyObject *exc = text == NULL ? NULL : PyObject_CallOneArg(PyExc_TimeoutError, text);
+    Py_XDECREF(text);
+    Py_XDECREF(seconds);
+    return exc;
 }
 
 int
 aeb_report_timeout(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
 {
-    sub->failures++;
-    PyObject *handler = Py_NewRef(sub->handler);
-    PyObject *handler_name = aeb_handler_name(handler);
+    PyObject *handler = live_handler(sub);
+    PyObject *handler_name = aeb_subscription_handler_name(sub);
     PyObject *seconds = PyFloat_FromDouble(sub->timeout);
-    PyObject *text = seconds == NULL ? NULL : PyUnicode_FromFormat("timed out after %R s", seconds);
-    PyObject *exc = text == NULL ? NULL : PyObject_CallOneArg(PyExc_TimeoutError, text);
+    PyObject *exc = aeb_account_timeout(bus, sub);
     int status;
-    if (handler_name == NULL || exc == NULL) {
+    if (handler_name == NULL || seconds == NULL || exc == NULL) {
         status = report_of_report(NULL, nested);
     }
     else {
@@ -240,7 +280,6 @@ aeb_report_timeout(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nes
         status = call_on_error(bus, name, handler, exc, nested);
     }
     Py_XDECREF(exc);
-    Py_XDECREF(text);
     Py_XDECREF(seconds);
     Py_XDECREF(handler_name);
     Py_DECREF(handler);
@@ -262,7 +301,7 @@ aeb_report_dropped(aeb_bus *bus, aeb_subscription *sub, PyObject *name, Py_ssize
     format = PyUnicode_FromString(
         "Handler '%s' was dropped on event '%s': max_pending=%s handlers are pending "
         "(%s dropped since the last warning)");
-    handler_name = aeb_handler_name(sub->handler);
+    handler_name = aeb_subscription_handler_name(sub);
     limit_number = PyLong_FromSsize_t(limit);
     dropped_number = PyLong_FromUnsignedLongLong(dropped);
     extra = handler_name == NULL ? NULL : record_attributes(state, handler_name, name);

@@ -11,6 +11,27 @@
  * Exception, or a RecursionError when `nested` (see dispatch.h). */
 int aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
 
+/* How a handler has ended. */
+typedef enum {
+    AEB_ENDED_WELL,
+    AEB_ENDED_CANCELLED,
+    AEB_TIMED_OUT,
+    AEB_FAILED,
+    AEB_ENDED_FATALLY, /* with an error that must propagate */
+} aeb_ending;
+
+/* Accounts for the pending exception as aeb_report_failure() does, and leaves it to the caller to
+ * tell anybody of it. */
+aeb_ending aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested);
+
+/* Reports an Exception that has been accounted for.  0 or -1 as aeb_report_failure(). */
+int aeb_report_accounted(aeb_bus *bus, aeb_subscription *sub, PyObject *name, PyObject *exc,
+                         bool nested);
+
+/* The TimeoutError of a handler that has exceeded its timeout, which is accounted for.  A new
+ * reference or NULL. */
+PyObject *aeb_account_timeout(aeb_bus *bus, aeb_subscription *sub);
+
 /* Logs that a handler was cancelled.  0, or -1 for an error that must propagate. */
 int aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
 

@@ -16,6 +16,7 @@
 #include "offload.h"
 #include "permit.h"
 #include "report.h"
+#include "where.h"
 
 /* Seconds between two warnings of one bus that it drops deliveries. */
 #define DROP_WARNING_PERIOD 1.0
@@ -155,7 +156,17 @@ drop_rest(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
     uint64_t n_before = bus->n_dropped;
     for (Py_ssize_t i = cursor->next_entry; i < plan->n_entries; i++) {
         aeb_subscription *sub = plan->entries[i].sub;
-        if (sub->bus != NULL) {
+        int concerned = sub->bus != NULL;
+        if (concerned && sub->where != NULL) {
+            concerned = aeb_where_matches(sub->where, occasion->payload);
+            if (concerned < 0) { /* no match; it is a failure where the handler might have run */
+                if (aeb_clear_ordinary_exception() < 0) {
+                    return -1;
+                }
+                concerned = 0;
+            }
+        }
+        if (concerned > 0) {
             first = first == NULL ? sub : first;
             bus->n_dropped++;
         }
@@ -182,7 +193,12 @@ static Py_ssize_t
 schedule_on_loop(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                  PyObject *loop, bool in_this_thread, bool nested)
 {
-    aeb_async_cursor cursor = {.next_entry = plan->n_sync};
+    aeb_async_cursor cursor = {
+        .next_entry = plan->n_sync,
+        .bus = bus,
+        .occasion = occasion,
+        .nested = nested,
+    };
     aeb_handler_task *delivery;
     Py_ssize_t n_scheduled = 0;
     int status = 0, full, exempt = nested;
@@ -194,7 +210,7 @@ schedule_on_loop(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject 
         }
     }
     while ((full = is_full(bus)) == 0 &&
-           (status = aeb_next_delivery(bus, plan, occasion, late, &cursor, &delivery)) > 0) {
+           (status = aeb_next_delivery(plan, late, &cursor, &delivery)) > 0) {
         n_scheduled += delivery->awaitable == NULL;
         status = schedule_delivery(bus, delivery, loop, in_this_thread, exempt);
         Py_DECREF(delivery);
@@ -211,7 +227,7 @@ schedule_on_loop(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject 
 
 /* Runs the deliveries in a private loop, in this thread, until they are over. */
 static int
-run_to_completion(aeb_bus *bus, PyObject *name, PyObject *deliveries, bool nested)
+run_to_completion(aeb_bus *bus, const aeb_occasion *occasion, PyObject *deliveries, bool nested)
 {
     aeb_state *state = bus->state;
     int status = -1;
@@ -225,7 +241,8 @@ run_to_completion(aeb_bus *bus, PyObject *name, PyObject *deliveries, bool neste
         }
     }
     if (state->run_to_completion != NULL) {
-        emission = aeb_emission_of_deliveries(bus, name, deliveries, nested);
+        emission =
+            aeb_emission_of_deliveries(bus, occasion->name, deliveries, occasion->outcomes, nested);
     }
     if (emission != NULL) {
         result = PyObject_CallOneArg(state->run_to_completion, emission);
@@ -238,14 +255,20 @@ run_to_completion(aeb_bus *bus, PyObject *name, PyObject *deliveries, bool neste
 
 /* The async deliveries of this emission but the offloaded ones, in order, in a new list. */
 static PyObject *
-collect_deliveries(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late)
+make_deliveries(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, bool nested)
 {
-    aeb_async_cursor cursor = {.next_entry = plan->n_sync, .skip_offloaded = true};
+    aeb_async_cursor cursor = {
+        .next_entry = plan->n_sync,
+        .bus = bus,
+        .occasion = occasion,
+        .nested = nested,
+        .guarded = true,
+        .skip_offloaded = true,
+    };
     aeb_handler_task *delivery;
     PyObject *deliveries = PyList_New(0);
     int status = deliveries == NULL ? -1 : 0;
-    while (status == 0 &&
-           (status = aeb_next_delivery(bus, plan, occasion, late, &cursor, &delivery)) > 0) {
+    while (status == 0 && (status = aeb_next_delivery(plan, late, &cursor, &delivery)) > 0) {
         status = PyList_Append(deliveries, (PyObject *)delivery);
         Py_DECREF(delivery);
     }
@@ -291,7 +314,7 @@ static Py_ssize_t
 run_async_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                PyObject *exc_steal, bool nested)
 {
-    PyObject *deliveries = collect_deliveries(bus, plan, occasion, late);
+    PyObject *deliveries = make_deliveries(bus, plan, occasion, late, nested);
     if (deliveries == NULL) {
         Py_XDECREF(exc_steal);
         return -1;
@@ -302,17 +325,17 @@ run_async_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *l
         aeb_restore_exception_steal(exc_steal);
         status = n > 0 ? fail_deliveries(deliveries) : aeb_clear_ordinary_exception();
     }
-    else if (n > 0 && run_to_completion(bus, occasion->name, deliveries, nested) < 0) {
+    else if (n > 0 && run_to_completion(bus, occasion, deliveries, nested) < 0) {
         status = fail_deliveries(deliveries);
     }
     Py_DECREF(deliveries);
     return status < 0 ? -1 : n - (late == NULL ? 0 : PyList_GET_SIZE(late));
 }
 
-/* Runs everything here, offloaded handlers first: without a loop they hold nobody up. */
-static Py_ssize_t
-run_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late_given,
-         PyObject *exc_steal, bool nested)
+/* Offloaded handlers first: without a loop they hold nobody up. */
+Py_ssize_t
+aeb_schedule_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late_given,
+                  PyObject *exc_steal, bool nested)
 {
     PyObject *late = Py_XNewRef(late_given);
     Py_ssize_t n_async = -1;
@@ -333,11 +356,11 @@ aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *lat
 {
     PyObject *running = NULL;
     if (aeb_aio_running_loop(bus->state, &running) < 0) {
-        return run_here(bus, plan, occasion, late, aeb_take_exception(), nested);
+        return aeb_schedule_here(bus, plan, occasion, late, aeb_take_exception(), nested);
     }
     PyObject *loop = Py_XNewRef(running != NULL ? running : bus->loop);
     if (loop == NULL) {
-        return run_here(bus, plan, occasion, late, NULL, nested);
+        return aeb_schedule_here(bus, plan, occasion, late, NULL, nested);
     }
     Py_ssize_t n = schedule_on_loop(bus, plan, occasion, late, loop, running != NULL, nested);
     Py_DECREF(loop);

@@ -13,6 +13,11 @@
 Py_ssize_t aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                         bool nested);
 
+/* The same where there is no loop: runs them to completion, in this thread.  `exc` (stolen, or NULL)
+ * says why async handlers cannot be run, which is then the failure of each. */
+Py_ssize_t aeb_schedule_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
+                             PyObject *exc_steal, bool nested);
+
 /* The pending deliveries, a new list of HandlerTask in the order they were scheduled. */
 PyObject *aeb_schedule_pending(aeb_bus *bus);
 

@@ -444,14 +444,21 @@ start_adopted(aeb_starter *starter, aeb_handler_task *delivery)
 int
 aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
 {
-    aeb_async_cursor cursor = {.next_entry = plan->n_sync};
+    aeb_async_cursor cursor = {
+        .next_entry = plan->n_sync,
+        .bus = starter->bus,
+        .occasion = starter->occasion,
+        .nested = starter->nested,
+        .guarded = true,
+    };
     const aeb_plan_entry *entry;
     PyObject *awaitable;
+    bool lean = starter->untracked && starter->occasion->outcomes == NULL;
     int status = 0;
     while (status == 0 && *starter->fatal == NULL &&
            (entry = aeb_next_entry(plan, late, &cursor, &awaitable)) != NULL) {
         aeb_handler_task *delivery;
-        if (AEB_LIKELY(starter->untracked && awaitable == NULL && !entry->sub->needs_delivery)) {
+        if (AEB_LIKELY(lean && awaitable == NULL && !entry->sub->needs_delivery)) {
             status = run_lean(starter, entry, &delivery);
             if (AEB_LIKELY(status > 0)) {
                 starter->n_over++;
@@ -474,6 +481,9 @@ aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
         if (delivery != NULL) {
             aeb_handler_task_release(delivery);
         }
+    }
+    if (AEB_UNLIKELY(cursor.failed)) {
+        *starter->fatal = aeb_take_exception();
     }
     aeb_close_late(starter->state, late, cursor.next_late);
     return status;

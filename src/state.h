@@ -18,6 +18,7 @@
     X(registrar_type)                                                                              \
     X(emission_type)                                                                               \
     X(emitter_type)                                                                                \
+    X(outcome_type)                                                                                \
     X(handler_task_type)                                                                           \
     X(lazy_task_type) /* made at first use, where there can be one */
 

@@ -4,6 +4,8 @@
 #include "options.h"
 #include "registry.h"
 #include "subscription.h"
+#include "weak.h"
+#include "where.h"
 
 /* What bus.on(key) returns: called with a handler, it subscribes it and returns it. */
 typedef struct {
@@ -13,7 +15,8 @@ typedef struct {
     aeb_subscription_options options;
 } registrar;
 
-/* Keyword arguments of a METH_FASTCALL | METH_KEYWORDS method; `function` names it in errors. */
+/* Keyword arguments of a METH_FASTCALL | METH_KEYWORDS method; `function` names it in errors.  After
+ * a success `where` is a new reference. */
 static int
 parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
               aeb_subscription_options *options)
@@ -35,6 +38,18 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
         else if (PyUnicode_CompareWithASCIIString(name, "offload") == 0) {
             status = aeb_parse_flag(values[i], "offload", &options->offload);
         }
+        else if (PyUnicode_CompareWithASCIIString(name, "weak") == 0) {
+            status = aeb_parse_flag(values[i], "weak", &options->weak);
+        }
+        else if (PyUnicode_CompareWithASCIIString(name, "isolate") == 0) {
+            bool isolate;
+            status = aeb_parse_flag(values[i], "isolate", &isolate);
+            options->guard = status == 0 && !isolate;
+        }
+        else if (PyUnicode_CompareWithASCIIString(name, "where") == 0) {
+            options->where = values[i] == Py_None ? NULL : values[i];
+            status = 0;
+        }
         else if (!options->once && PyUnicode_CompareWithASCIIString(name, "once") == 0) {
             status = aeb_parse_flag(values[i], "once", &options->once);
         }
@@ -46,6 +61,11 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
         if (status < 0) {
             return -1;
         }
+    }
+    /* Last, so that it need not be released after another one's error. */
+    if (options->where != NULL) {
+        options->where = aeb_where_compile(options->where);
+        return options->where == NULL ? -1 : 0;
     }
     return 0;
 }
@@ -121,7 +141,9 @@ add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
         resolved.timeout = self->handler_timeout;
     }
     aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, &resolved);
-    if (sub != NULL && aeb_registry_add(self, sub) < 0) {
+    if (sub != NULL &&
+        ((sub->weak && aeb_weak_watch(sub) < 0) || aeb_registry_add(self, sub) < 0)) {
+        aeb_weak_unwatch(sub);
         Py_CLEAR(sub);
     }
     return sub;
@@ -151,27 +173,26 @@ aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ss
                      nargs);
         return NULL;
     }
-    if (parse_options(function, args + nargs, kwnames, &options) < 0 || check_open(self) < 0) {
+    if (parse_options(function, args + nargs, kwnames, &options) < 0) {
         return NULL;
     }
-    PyObject *result = NULL, *keys = keys_of_key(args[0]);
-    if (keys == NULL) {
-        return NULL;
-    }
-    if (nargs == 2 && args[1] != Py_None) {
+    PyObject *result = NULL, *keys = check_open(self) < 0 ? NULL : keys_of_key(args[0]);
+    if (keys != NULL && nargs == 2 && args[1] != Py_None) {
         result = subscribe_and_return(self, keys, args[1], &options);
-        Py_DECREF(keys);
-        return result;
     }
-    registrar *decorator = aeb_type_alloc(self->state->registrar_type, 0);
-    if (decorator == NULL) {
-        Py_DECREF(keys);
-        return NULL;
+    else if (keys != NULL) {
+        registrar *decorator = aeb_type_alloc(self->state->registrar_type, 0);
+        if (decorator != NULL) {
+            decorator->bus = (aeb_bus *)Py_NewRef((PyObject *)self);
+            decorator->keys = Py_NewRef(keys);
+            decorator->options = options;
+            Py_XINCREF(options.where);
+        }
+        result = (PyObject *)decorator;
     }
-    decorator->bus = (aeb_bus *)Py_NewRef((PyObject *)self);
-    decorator->keys = keys;
-    decorator->options = options;
-    return (PyObject *)decorator;
+    Py_XDECREF(keys);
+    Py_XDECREF(options.where);
+    return result;
 }
 
 PyObject *
@@ -183,15 +204,16 @@ aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
                      nargs);
         return NULL;
     }
-    if (parse_options("subscribe", args + nargs, kwnames, &options) < 0 || check_open(self) < 0) {
+    if (parse_options("subscribe", args + nargs, kwnames, &options) < 0) {
         return NULL;
     }
-    PyObject *keys = keys_of(args[0]);
-    if (keys == NULL) {
-        return NULL;
+    aeb_subscription *sub = NULL;
+    PyObject *keys = check_open(self) < 0 ? NULL : keys_of(args[0]);
+    if (keys != NULL) {
+        sub = add_subscription(self, keys, args[1], &options);
     }
-    aeb_subscription *sub = add_subscription(self, keys, args[1], &options);
-    Py_DECREF(keys);
+    Py_XDECREF(keys);
+    Py_XDECREF(options.where);
     return (PyObject *)sub;
 }
 
@@ -237,6 +259,7 @@ registrar_traverse(registrar *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->bus);
+    Py_VISIT(self->options.where);
     return 0;
 }
 
@@ -247,13 +270,14 @@ registrar_dealloc(registrar *self)
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->bus);
     Py_CLEAR(self->keys);
+    Py_CLEAR(self->options.where);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
 
 PyDoc_STRVAR(registrar_doc, "Subscribes the handler it is called with, and returns it.");
 
-/* No tp_clear: it is immutable, and every cycle through it also passes through its bus. */
+/* No tp_clear: it is immutable, and every cycle through it has something else that can be cleared. */
 static PyType_Slot registrar_slots[] = {
     {Py_tp_doc, (void *)registrar_doc},
     {Py_tp_dealloc, registrar_dealloc},

@@ -6,6 +6,8 @@
  */
 #include "subscription.h"
 
+#include "weak.h"
+
 int
 aeb_clear_ordinary_exception(void)
 {
@@ -50,19 +52,25 @@ aeb_enum_value(PyObject *obj)
     return value;
 }
 
+bool
+aeb_is_partial(PyObject *callable)
+{
+    PyObject *partial = loaded_attribute("functools", "partial");
+    return partial != NULL && PyType_Check(partial) &&
+           PyObject_TypeCheck(callable, (PyTypeObject *)partial);
+}
+
 /* Follows bound methods and functools.partial objects down to what they call.  A new reference. */
 static PyObject *
 unwrap_callable(PyObject *callable)
 {
-    PyObject *partial = Py_XNewRef(loaded_attribute("functools", "partial"));
     Py_INCREF(callable);
     for (int depth = 0; depth < 100; depth++) {
         PyObject *next;
         if (PyMethod_Check(callable)) {
             next = Py_NewRef(PyMethod_GET_FUNCTION(callable));
         }
-        else if (partial != NULL && PyType_Check(partial) &&
-                 PyObject_TypeCheck(callable, (PyTypeObject *)partial)) {
+        else if (aeb_is_partial(callable)) {
             next = PyObject_GetAttrString(callable, "func");
             if (next == NULL) {
                 Py_CLEAR(callable);
@@ -74,7 +82,6 @@ unwrap_callable(PyObject *callable)
         }
         Py_SETREF(callable, next);
     }
-    Py_XDECREF(partial);
     return callable;
 }
 
@@ -163,8 +170,8 @@ aeb_is_coroutine_function(PyObject *callable)
     return (flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
 }
 
-bool
-aeb_same_handler(PyObject *a, PyObject *b)
+static bool
+same_handler(PyObject *a, PyObject *b)
 {
     if (a == b) {
         return true;
@@ -180,6 +187,18 @@ aeb_same_handler(PyObject *a, PyObject *b)
                PyCFunction_GET_FUNCTION(a) == PyCFunction_GET_FUNCTION(b);
     }
     return false;
+}
+
+bool
+aeb_subscription_has_handler(aeb_subscription *sub, PyObject *handler)
+{
+    return sub->weak ? aeb_weak_same_handler(sub, handler) : same_handler(sub->handler, handler);
+}
+
+PyObject *
+aeb_subscription_handler(aeb_subscription *sub)
+{
+    return AEB_UNLIKELY(sub->weak) ? aeb_weak_handler(sub) : Py_NewRef(sub->handler);
 }
 
 PyObject *
@@ -224,12 +243,18 @@ aeb_handler_name(PyObject *handler)
 }
 
 PyObject *
+aeb_subscription_handler_name(aeb_subscription *sub)
+{
+    return sub->weak ? Py_NewRef(sub->weak_name) : aeb_handler_name(sub->handler);
+}
+
+PyObject *
 aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name)
 {
     if (AEB_LIKELY(sub->task_event == event_name)) {
         return Py_NewRef(sub->task_name);
     }
-    PyObject *handler = aeb_handler_name(sub->handler);
+    PyObject *handler = aeb_subscription_handler_name(sub);
     if (handler == NULL) {
         return NULL;
     }
@@ -293,8 +318,16 @@ aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
     self->once = options->once;
     self->envelope = options->envelope;
     self->offload = options->offload;
+    self->where = Py_XNewRef(options->where);
+    self->weak = options->weak;
+    self->guard = options->guard;
     self->is_async = is_coroutine_function || options->offload;
-    self->needs_delivery = options->offload || options->timeout > 0.0;
+    self->careful = options->where != NULL || options->weak || options->guard;
+    self->needs_delivery =
+        options->offload || options->timeout > 0.0 || options->weak || options->guard;
+    if (options->weak && aeb_weak_hold(self, handler) < 0) {
+        Py_CLEAR(self);
+    }
     return self;
 }
 
@@ -303,6 +336,10 @@ subscription_traverse(aeb_subscription *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->handler);
+    Py_VISIT(self->where);
+    Py_VISIT(self->weak_function);
+    Py_VISIT(self->watch);
+    Py_VISIT(self->watch_function);
     return 0;
 }
 
@@ -312,6 +349,8 @@ subscription_clear(aeb_subscription *self)
     PyObject *handler = self->handler;
     self->handler = Py_NewRef(Py_None);
     Py_XDECREF(handler);
+    Py_CLEAR(self->where);
+    aeb_weak_unwatch(self);
     return 0;
 }
 
@@ -323,6 +362,10 @@ subscription_dealloc(aeb_subscription *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
+    aeb_weak_unwatch(self);
+    Py_CLEAR(self->weak_function);
+    Py_CLEAR(self->weak_name);
+    Py_CLEAR(self->where);
     Py_CLEAR(self->handler);
     Py_CLEAR(self->task_event);
     Py_CLEAR(self->task_name);
@@ -334,7 +377,7 @@ subscription_dealloc(aeb_subscription *self)
 static PyObject *
 subscription_repr(aeb_subscription *self)
 {
-    PyObject *name = aeb_handler_name(self->handler);
+    PyObject *name = aeb_subscription_handler_name(self);
     if (name == NULL) {
         return NULL;
     }
@@ -353,6 +396,19 @@ subscription_get_key(aeb_subscription *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+subscription_get_handler(aeb_subscription *self, void *Py_UNUSED(closure))
+{
+    PyObject *handler = aeb_subscription_handler(self);
+    return handler != NULL || PyErr_Occurred() ? handler : Py_NewRef(Py_None);
+}
+
+static PyObject *
+subscription_get_isolate(aeb_subscription *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(!self->guard);
+}
+
+static PyObject *
 subscription_get_active(aeb_subscription *self, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(self->bus != NULL);
@@ -366,6 +422,10 @@ subscription_get_timeout(aeb_subscription *self, void *Py_UNUSED(closure))
 
 static PyGetSetDef subscription_getset[] = {
     {"key", (getter)subscription_get_key, NULL, PyDoc_STR("The first of keys."), NULL},
+    {"handler", (getter)subscription_get_handler, NULL,
+     PyDoc_STR("The callable, as it was given; None when it was held weakly and is gone."), NULL},
+    {"isolate", (getter)subscription_get_isolate, NULL,
+     PyDoc_STR("Whether the emitter is kept from what the handler raises."), NULL},
     {"active", (getter)subscription_get_active, NULL,
      PyDoc_STR("Whether the handler is still subscribed."), NULL},
     {"timeout", (getter)subscription_get_timeout, NULL,
@@ -376,8 +436,6 @@ static PyGetSetDef subscription_getset[] = {
 static PyMemberDef subscription_members[] = {
     {"keys", T_OBJECT_EX, offsetof(aeb_subscription, keys), READONLY,
      PyDoc_STR("What it is subscribed to, a tuple of str.")},
-    {"handler", T_OBJECT_EX, offsetof(aeb_subscription, handler), READONLY,
-     PyDoc_STR("The callable, as it was given.")},
     {"id", T_LONGLONG, offsetof(aeb_subscription, id), READONLY,
      PyDoc_STR("Its number on its bus, from 1, never reused.")},
     {"priority", T_LONGLONG, offsetof(aeb_subscription, priority), READONLY,
@@ -388,6 +446,8 @@ static PyMemberDef subscription_members[] = {
      PyDoc_STR("How often it raised an Exception.")},
     {"once", T_BOOL, offsetof(aeb_subscription, once), READONLY,
      PyDoc_STR("Whether its first delivery ends it.")},
+    {"weak", T_BOOL, offsetof(aeb_subscription, weak), READONLY,
+     PyDoc_STR("Whether it ends when nobody else keeps the handler.")},
     {"envelope", T_BOOL, offsetof(aeb_subscription, envelope), READONLY,
      PyDoc_STR("Whether the handler receives an Event.")},
     {"offload", T_BOOL, offsetof(aeb_subscription, offload), READONLY,

@@ -9,11 +9,14 @@ struct aeb_bus;
 /* The options of one subscription. */
 typedef struct {
     int64_t priority;
+    PyObject *where;  /* compiled (see where.h), or NULL; whose reference it is depends */
     double timeout;   /* seconds; 0: none */
     bool has_timeout; /* it was given, be it as none */
     bool once;
     bool envelope;
     bool offload;
+    bool weak;
+    bool guard; /* isolate=False */
 } aeb_subscription_options;
 
 typedef struct {
@@ -21,8 +24,14 @@ typedef struct {
     /* Borrowed.  Non-NULL exactly while the subscription is active: a bus that dies, and every way
      * of ending a subscription, sets it to NULL before anything else can run. */
     struct aeb_bus *bus;
-    PyObject *handler;
-    PyObject *keys; /* tuple of exact str */
+    PyObject *handler; /* a weak one: a weak reference to it, or to the object of a method */
+    PyObject *keys;    /* tuple of exact str */
+    PyObject *where;   /* compiled, see where.h, or NULL */
+    /* Of a weak one, else NULL: see weak.c. */
+    PyObject *weak_function; /* a weak reference to the function of a method, or NULL */
+    PyObject *weak_name;     /* the handler's qualified name */
+    PyObject *watch;         /* weak references whose callback ends the subscription */
+    PyObject *watch_function;
     int64_t id;
     int64_t priority;
     double timeout; /* seconds that an async delivery may take; 0: any */
@@ -32,6 +41,9 @@ typedef struct {
     bool envelope;
     bool offload;
     bool is_async; /* calling the handler makes a coroutine, or it is offloaded: it gets a task */
+    bool weak;
+    bool guard;           /* what it raises propagates to the emitter */
+    bool careful;         /* its plans need AEB_PLAN_CAREFUL */
     bool needs_delivery;  /* it has an option that the lean way of starter.c does not know */
     PyObject *task_event; /* str: the event that task_name is for, or NULL */
     PyObject *task_name;  /* what aeb_subscription_task_name() has last returned */
@@ -57,12 +69,22 @@ aeb_subscription *aeb_subscription_new(aeb_state *state, PyObject *keys, PyObjec
 /* 1 when calling `callable` makes a coroutine, 0 when not, -1 with an exception. */
 int aeb_is_coroutine_function(PyObject *callable);
 
-/* Whether two handlers are the same one.  Never calls a handler's __eq__. */
-bool aeb_same_handler(PyObject *a, PyObject *b);
+/* Whether this is the subscription's handler.  Never calls a handler's __eq__. */
+bool aeb_subscription_has_handler(aeb_subscription *sub, PyObject *handler);
+
+/* The handler, a new reference; NULL, with or without an exception, when it was held weakly and is
+ * gone. */
+PyObject *aeb_subscription_handler(aeb_subscription *sub);
+
+/* Whether it is a functools.partial. */
+bool aeb_is_partial(PyObject *callable);
 
 /* A handler's qualified name for logs, from its own parts or else its type: never its repr().
  * A new str; NULL only for errors that must propagate. */
 PyObject *aeb_handler_name(PyObject *handler);
+
+/* The same of a subscription's handler, also when it was held weakly and is gone. */
+PyObject *aeb_subscription_handler_name(aeb_subscription *sub);
 
 /* The name of a task that runs the handler for an event: "event -> handler".  A new reference. */
 PyObject *aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name);

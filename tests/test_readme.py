@@ -29,7 +29,7 @@ COMMANDS = {
     "demo": "python -m pip install -e '.[cli]' && python -m agent_event_bus demo",
     "test": "python -m pip install -e '.[test]' && python -m pytest",
 }
-CLASSES = ("EventBus", "Subscription", "Emitter", "Event")
+CLASSES = ("EventBus", "Subscription", "Emitter", "Event", "Outcome")
 
 
 def blocks(document: Path, language: str) -> Iterator[tuple[int, str]]:
