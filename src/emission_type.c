@@ -17,7 +17,7 @@ emission_alloc(aeb_bus *bus, PyObject *name, PyObject *payload)
          * emission has nothing in the other fields. */
         self->base_depth = self->n_unfinished = self->n_called = 0;
         self->status = EMISSION_CREATED;
-        self->nested = false;
+        self->nested = self->collects = false;
         PyObject_GC_Track((PyObject *)self);
     }
     else {
@@ -55,6 +55,7 @@ aeb_emission_new_collecting(aeb_bus *bus, PyObject *name, PyObject *payload)
         return NULL;
     }
     self->outcomes = outcomes;
+    self->collects = true;
     return (PyObject *)self;
 }
 
@@ -172,18 +173,31 @@ emission_await(aeb_emission *self)
     }
 }
 
+/* The method that has made it. */
+static const char *
+qualified_name(const aeb_emission *self)
+{
+    return self->collects ? "EventBus.collect_async" : "EventBus.emit_async";
+}
+
 static PyObject *
 emission_repr(aeb_emission *self)
 {
     static const char *const states[] = {"created", "running", "waiting", "done"};
-    return PyUnicode_FromFormat("<coroutine object EventBus.emit_async for event %R, %s>",
+    return PyUnicode_FromFormat("<coroutine object %s for event %R, %s>", qualified_name(self),
                                 self->name, states[self->status]);
 }
 
 static PyObject *
-emission_get_name(aeb_emission *Py_UNUSED(self), void *text)
+emission_get_name(aeb_emission *self, void *Py_UNUSED(closure))
 {
-    return PyUnicode_FromString((const char *)text);
+    return PyUnicode_FromString(strrchr(qualified_name(self), '.') + 1);
+}
+
+static PyObject *
+emission_get_qualname(aeb_emission *self, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(qualified_name(self));
 }
 
 static PyObject *
@@ -201,8 +215,8 @@ static PyMethodDef emission_methods[] = {
 };
 
 static PyGetSetDef emission_getset[] = {
-    {"__name__", (getter)emission_get_name, NULL, NULL, "emit_async"},
-    {"__qualname__", (getter)emission_get_name, NULL, NULL, "EventBus.emit_async"},
+    {"__name__", (getter)emission_get_name, NULL, NULL, NULL},
+    {"__qualname__", (getter)emission_get_qualname, NULL, NULL, NULL},
     {"cr_running", (getter)emission_get_running, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -255,9 +269,8 @@ emission_finalize(PyObject *obj)
     }
     PyObject *exc = aeb_take_exception();
     self->status = EMISSION_DONE;
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                         "coroutine 'EventBus.emit_async' for event %R was never awaited",
-                         self->name) < 0) {
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s' for event %R was never awaited",
+                         qualified_name(self), self->name) < 0) {
         PyErr_WriteUnraisable(obj);
     }
     aeb_restore_exception_steal(exc);
