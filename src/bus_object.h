@@ -13,13 +13,15 @@ typedef struct aeb_bus {
     PyObject *module; /* keeps the state, even in a collection that clears our type first */
 
     /* registry.c */
-    PyObject *lists;        /* dict: key -> list of Subscription, sorted by (priority, id) */
+    PyObject *lists;     /* dict: key -> list of Subscription, sorted by (priority, id) */
+    Py_ssize_t n_active; /* subscriptions that are active */
+    int64_t last_id;
+
+    /* plan.c */
     PyObject *plans;        /* dict: event name -> Plan */
     PyObject *any_plan;     /* the Plan of every name nobody subscribed to exactly, or NULL */
     uint64_t plans_version; /* goes up before any plan that the bus holds is let go */
     Py_ssize_t n_any_plans; /* how many names share it in `plans` at the moment */
-    Py_ssize_t n_active;    /* subscriptions that are active */
-    int64_t last_id;
 
     /* report.c */
     PyObject *logger;   /* NULL: the logger "agent_event_bus" */

@@ -1,6 +1,7 @@
 /* Subscribing and unsubscribing: the arguments of on, once, subscribe, off and clear. */
 #include "subscribe.h"
 
+#include "keys.h"
 #include "options.h"
 #include "registry.h"
 #include "subscription.h"
