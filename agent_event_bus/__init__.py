@@ -16,7 +16,17 @@ never reaches it.
 
 from agent_event_bus._bus import EventBus
 from agent_event_bus._core import Emitter, Event, Outcome, Subscription
+from agent_event_bus.errors import EventSchemaError, UnknownEventError
 
-__all__ = ["Emitter", "Event", "EventBus", "Outcome", "Subscription", "__version__"]
+__all__ = [
+    "Emitter",
+    "Event",
+    "EventBus",
+    "EventSchemaError",
+    "Outcome",
+    "Subscription",
+    "UnknownEventError",
+    "__version__",
+]
 
 __version__ = "0.1.0"

@@ -38,6 +38,11 @@ class EventBus(_core.EventBus):
             sets no limit.
         handler_timeout: Seconds that an async delivery may take, for subscriptions without a
             ``timeout`` of their own. None sets no limit.
+        strict: Event names that ``define_event`` has not declared are refused, emitted or
+            subscribed to, with ``UnknownEventError``. Patterns, ``"*"`` and published objects are
+            free.
+        async_only: Sync handlers, which would hold up the event loop, are refused, unless they are
+            offloaded, and ``emit`` raises ``RuntimeError``: ``emit_async`` is the only way.
 
     Raises:
         TypeError: An argument is of the wrong type, or ``on_error`` is a coroutine function.
@@ -46,6 +51,30 @@ class EventBus(_core.EventBus):
     """
 
     __slots__ = ()
+
+    def define_event(self, name: str, schema: object) -> None:
+        """Declare an event and what its payloads must look like.
+
+        From then on every ``emit``, and every ``emit_async`` when it is awaited, checks the payload
+        first, with or without handlers. One that does not fit raises ``EventSchemaError``, and
+        nothing is delivered. It is checked and not converted: handlers get the object that was
+        emitted. Published objects are not checked.
+
+        Args:
+            name: The event name; a pattern is none.
+            schema: A pydantic model, a dataclass, a ``TypedDict``, a ``msgspec.Struct``, any
+                callable that is called with a payload and raises an ``Exception`` for a bad one, or
+                None to declare an event with any payload. docs/schemas.md says what fits each kind.
+
+        Raises:
+            ValueError: The name is none of an event, or is declared with another schema already.
+            TypeError: The name is no string, the schema is none of these or a coroutine function,
+                or its library cannot use it.
+            ImportError: The library that the schema needs is not installed.
+        """
+        from agent_event_bus.schema import checker_of
+
+        self._define_event(name, schema, checker_of(schema))
 
     def emit_threadsafe(self, name: str, payload: Any = None, /) -> Future[int]:
         """Deliver an event on the bound event loop, from any thread, and do not wait for it.

@@ -9,6 +9,7 @@
 #include "registry.h"
 #include "report.h"
 #include "schedule.h"
+#include "schema.h"
 #include "subscribe.h"
 #include "subscription.h"
 
@@ -26,7 +27,8 @@ PyDoc_STRVAR(
     "may take, by default the handler_timeout of the bus; offload runs a sync handler in a worker\n"
     "thread where there is an event loop to wait for it.\n\n"
     "Raises ValueError or TypeError for a bad key, TypeError for a handler that is not\n"
-    "callable, is a generator function, or is a coroutine function to be offloaded, and\n"
+    "callable, is a generator function, is a coroutine function to be offloaded, or is sync on\n"
+    "an async_only bus, UnknownEventError for a name that a strict bus does not know, and\n"
     "RuntimeError when the bus is closed.");
 
 static PyObject *
@@ -57,7 +59,14 @@ PyDoc_STRVAR(
 static PyObject *
 bus_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return aeb_subscribe(self, args, nargs, kwnames);
+    return aeb_subscribe(self, args, nargs, kwnames, false);
+}
+
+/* For what the bus itself subscribes, wait_for() say, which never holds up the loop. */
+static PyObject *
+bus_subscribe_internal(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return aeb_subscribe(self, args, nargs, kwnames, true);
 }
 
 PyDoc_STRVAR(
@@ -155,7 +164,9 @@ PyDoc_STRVAR(
     "Deliver an event; return how many handlers were called or started, failing ones included.\n\n"
     "Sync handlers run inline, in order. Async ones become tasks of the loop running in this\n"
     "thread, else of the bound loop, else run to completion here. No Exception of a handler\n"
-    "leaves this call: each is logged. Raises ValueError or TypeError for a bad name.");
+    "leaves this call: each is logged. Raises ValueError or TypeError for a bad name,\n"
+    "EventSchemaError for a payload that does not fit the schema of the event, UnknownEventError\n"
+    "for a name that a strict bus does not know, and RuntimeError on an async_only bus.");
 
 static PyObject *
 bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
@@ -165,8 +176,8 @@ bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
                      "emit() takes a name and at most one payload (%zd arguments given)", nargs);
         return NULL;
     }
-    if (AEB_UNLIKELY(self->closed)) {
-        return aeb_report_closed(self, args[0]) < 0 ? NULL : PyLong_FromLong(0);
+    if (AEB_UNLIKELY(self->emit_barred)) {
+        return aeb_emit_barred(self, args[0]);
     }
     PyObject *name;
     aeb_plan *plan = aeb_registry_plan(self, args[0], &name);
@@ -185,8 +196,9 @@ PyDoc_STRVAR(
     "Return a coroutine object that delivers an event when it is awaited.\n\n"
     "It runs every sync handler inline, in order, then all async ones concurrently, each in a\n"
     "task and a context of its own, and returns how many handlers were called once all have\n"
-    "settled. Cancelling it cancels and awaits the unfinished ones. A bad name raises\n"
-    "ValueError or TypeError when it is awaited.");
+    "settled. Cancelling it cancels and awaits the unfinished ones. When it is awaited, a bad\n"
+    "name raises ValueError or TypeError, a payload that does not fit the schema of the event\n"
+    "EventSchemaError, and a name that a strict bus does not know UnknownEventError.");
 
 static PyObject *
 bus_emit_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
@@ -304,7 +316,18 @@ bus_bind_loop(aeb_bus *self, PyObject *loop)
     Py_RETURN_NONE;
 }
 
-/* ---- what agent_event_bus._bus builds drain and aclose from ---------------------------------- */
+/* ---- what agent_event_bus._bus builds its methods from --------------------------------------- */
+
+static PyObject *
+bus_define_event(aeb_bus *self, PyObject *args)
+{
+    PyObject *name, *schema, *checker;
+    if (!PyArg_ParseTuple(args, "OOO:_define_event", &name, &schema, &checker) ||
+        aeb_schema_define(self, name, schema, checker) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
 
 static PyObject *
 bus_pending(aeb_bus *self, PyObject *Py_UNUSED(ignored))
@@ -365,7 +388,7 @@ bus_give_up_permits(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 bus_close(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 {
-    self->closed = true;
+    self->closed = self->emit_barred = true;
     Py_RETURN_NONE;
 }
 
@@ -411,18 +434,30 @@ check_on_error(PyObject *on_error)
 static int
 bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"name",        "logger",          "on_error",        "loop",
-                               "max_pending", "max_concurrency", "handler_timeout", NULL};
+    static char *keywords[] = {"name",
+                               "logger",
+                               "on_error",
+                               "loop",
+                               "max_pending",
+                               "max_concurrency",
+                               "handler_timeout",
+                               "strict",
+                               "async_only",
+                               NULL};
     PyObject *name = Py_None, *logger = Py_None, *on_error = Py_None, *loop = Py_None;
     PyObject *pending_option = Py_None, *concurrency_option = Py_None, *timeout_option = Py_None;
     Py_ssize_t max_pending, max_concurrency;
+    PyObject *strict_option = Py_False, *async_option = Py_False;
     double handler_timeout;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOOO:EventBus", keywords, &name, &logger,
+    bool strict, async_only;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOOOOO:EventBus", keywords, &name, &logger,
                                      &on_error, &loop, &pending_option, &concurrency_option,
-                                     &timeout_option) ||
+                                     &timeout_option, &strict_option, &async_option) ||
         aeb_parse_limit(pending_option, "max_pending", &max_pending) < 0 ||
         aeb_parse_limit(concurrency_option, "max_concurrency", &max_concurrency) < 0 ||
-        aeb_parse_seconds(timeout_option, "handler_timeout", &handler_timeout) < 0) {
+        aeb_parse_seconds(timeout_option, "handler_timeout", &handler_timeout) < 0 ||
+        aeb_parse_flag(strict_option, "strict", &strict) < 0 ||
+        aeb_parse_flag(async_option, "async_only", &async_only) < 0) {
         return -1;
     }
     if (name != Py_None && !PyUnicode_Check(name)) {
@@ -443,6 +478,10 @@ bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
     self->max_pending = max_pending;
     self->max_concurrency = max_concurrency;
     self->handler_timeout = handler_timeout;
+    self->async_only = async_only;
+    self->emit_barred = self->closed || async_only;
+    self->strict = strict;
+    aeb_plans_drop_all(self);
     Py_XSETREF(self->name, exact_name);
     Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
     Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
@@ -456,6 +495,7 @@ bus_traverse(aeb_bus *self, visitproc visit, void *arg)
     Py_VISIT(self->module);
     int result = aeb_registry_traverse(self, visit, arg);
     result = result != 0 ? result : aeb_report_traverse(self, visit, arg);
+    result = result != 0 ? result : aeb_schema_traverse(self, visit, arg);
     result = result != 0 ? result : aeb_permit_traverse(self, visit, arg);
     return result != 0 ? result : aeb_schedule_traverse(self, visit, arg);
 }
@@ -464,6 +504,7 @@ static int
 bus_tp_clear(aeb_bus *self)
 {
     aeb_registry_clear(self);
+    aeb_schema_clear(self);
     aeb_report_clear(self);
     aeb_permit_clear(self);
     aeb_schedule_clear(self);
@@ -557,6 +598,11 @@ static PyMethodDef bus_methods[] = {
     {"bind_loop", AEB_METHOD(bus_bind_loop), METH_O, bus_bind_loop_doc},
     {"_own_methods", AEB_METHOD(bus_own_methods), METH_NOARGS | METH_CLASS,
      PyDoc_STR("_own_methods($type, /)\n--\n\nMake calls of emit and emit_async direct.")},
+    {"_define_event", AEB_METHOD(bus_define_event), METH_VARARGS,
+     PyDoc_STR("_define_event(name, schema, checker)\n\nDeclare an event; see schema.h.")},
+    {"_subscribe_internal", AEB_METHOD(bus_subscribe_internal), METH_FASTCALL | METH_KEYWORDS,
+     PyDoc_STR("_subscribe_internal($self, key_or_keys, handler, /, **options)\n--\n\n"
+               "subscribe(), which an async_only bus refuses nothing.")},
     {"_pending", AEB_METHOD(bus_pending), METH_NOARGS,
      PyDoc_STR(
          "_pending($self, /)\n--\n\nThe deliveries that emit scheduled and that are not over.")},
@@ -586,7 +632,8 @@ static PyMemberDef bus_members[] = {
 };
 
 PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, logger=None, on_error=None, loop=None, "
-                      "max_pending=None, max_concurrency=None, handler_timeout=None)\n--\n\n"
+                      "max_pending=None, max_concurrency=None, handler_timeout=None, "
+                      "strict=False, async_only=False)\n--\n\n"
                       "The native part of agent_event_bus.EventBus.");
 
 static PyType_Slot bus_slots[] = {

@@ -23,6 +23,10 @@ typedef struct aeb_bus {
     uint64_t plans_version; /* goes up before any plan that the bus holds is let go */
     Py_ssize_t n_any_plans; /* how many names share it in `plans` at the moment */
 
+    /* schema.c */
+    PyObject *schemas; /* dict: name of a declared event -> (schema, checker), or NULL */
+    bool strict;       /* events that are not in it are refused */
+
     /* report.c */
     PyObject *logger;   /* NULL: the logger "agent_event_bus" */
     PyObject *on_error; /* NULL: none */
@@ -54,6 +58,8 @@ typedef struct aeb_bus {
     PyObject *name; /* str or None */
     uint64_t seq;   /* number of the last event */
     bool closed;
+    bool async_only;
+    bool emit_barred; /* either of these: emit() has nothing to deliver, see aeb_emit_barred() */
     bool closed_warned;
     PyObject *weakrefs;
 } aeb_bus;

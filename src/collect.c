@@ -91,6 +91,10 @@ aeb_collect(aeb_bus *bus, PyObject *name, PyObject *payload)
     if (bus->closed) {
         return aeb_report_closed(bus, name) < 0 ? NULL : PyList_New(0);
     }
+    if (bus->async_only) {
+        PyErr_SetString(PyExc_RuntimeError, "the bus is async_only: await collect_async() instead");
+        return NULL;
+    }
     PyObject *exact, *outcomes = NULL;
     aeb_plan *plan = aeb_registry_plan(bus, name, &exact);
     if (plan == NULL) {

@@ -4,6 +4,7 @@
 #include "careful.h"
 #include "event.h"
 #include "report.h"
+#include "schema.h"
 
 /* ---- which threads are emitting -------------------------------------------------------------- */
 
@@ -163,6 +164,15 @@ aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
 int
 aeb_dispatch_prepare(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
 {
+    if (plan->flags & AEB_PLAN_CHECKED) {
+        /* An event that is refused takes no number.  Nothing has run since this one took its own, so
+         * it can be given back; the checker may emit events itself. */
+        bus->seq--;
+        if (aeb_schema_check(plan->check, occasion->name, occasion->payload) < 0) {
+            return -1;
+        }
+        occasion->seq = ++bus->seq;
+    }
     if (plan->flags & AEB_PLAN_ENVELOPE) {
         /* Before any handler runs, for its time stamp is the emission's. */
         occasion->event =

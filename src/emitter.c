@@ -48,6 +48,16 @@ aeb_emit_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
     return count;
 }
 
+PyObject *
+aeb_emit_barred(aeb_bus *bus, PyObject *name)
+{
+    if (bus->closed) {
+        return aeb_report_closed(bus, name) < 0 ? NULL : PyLong_FromLong(0);
+    }
+    PyErr_SetString(PyExc_RuntimeError, "the bus is async_only: await emit_async() instead");
+    return NULL;
+}
+
 /* Borrows the plan that the bus has now. */
 static int
 emitter_refresh(aeb_emitter *self)
@@ -79,8 +89,8 @@ emitter_vectorcall(PyObject *obj, PyObject *const *args, size_t nargsf, PyObject
                      nargs);
         return NULL;
     }
-    if (AEB_UNLIKELY(self->bus->closed)) {
-        return aeb_report_closed(self->bus, self->name) < 0 ? NULL : PyLong_FromLong(0);
+    if (AEB_UNLIKELY(self->bus->emit_barred)) {
+        return aeb_emit_barred(self->bus, self->name);
     }
     if (AEB_UNLIKELY(self->plans_version != self->bus->plans_version) &&
         emitter_refresh(self) < 0) {

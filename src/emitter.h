@@ -14,6 +14,10 @@ PyObject *aeb_emitter_new(aeb_bus *bus, PyObject *name);
 /* Runs a plan that has something to do: the number called or started, or -1. */
 Py_ssize_t aeb_emit_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion);
 
+/* What emit() does on a bus with emit_barred: nothing, which gives 0, when it is closed; else it is
+ * async_only, and this is a RuntimeError. */
+PyObject *aeb_emit_barred(aeb_bus *bus, PyObject *name);
+
 /* One emission on a bus that is open; the caller holds references to all of these.  The number of
  * handlers called or started as an int, or NULL. */
 static inline PyObject *

@@ -8,6 +8,7 @@
 #include "plan.h"
 
 #include "keys.h"
+#include "schema.h"
 
 /* Names without an exact subscription that are kept before the plans are dropped and begun anew. */
 #define MAX_ANY_PLANS 1024
@@ -24,6 +25,7 @@ plan_traverse(aeb_plan *self, visitproc visit, void *arg)
     for (Py_ssize_t i = 0; i < self->n_entries; i++) {
         Py_VISIT(self->entries[i].sub);
     }
+    Py_VISIT(self->check);
     return 0;
 }
 
@@ -35,6 +37,7 @@ plan_clear(aeb_plan *self)
     for (Py_ssize_t i = 0; i < n; i++) {
         Py_CLEAR(self->entries[i].sub);
     }
+    Py_CLEAR(self->check);
     return 0;
 }
 
@@ -187,8 +190,13 @@ aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
     }
     /* A str subclass comes here each time, although its plan may exist. */
     aeb_plan *plan = (aeb_plan *)Py_XNewRef(PyDict_GetItemWithError(bus->plans, exact));
+    if (plan == NULL && aeb_schema_admit(bus, exact) < 0) {
+        Py_DECREF(exact);
+        return NULL;
+    }
     while (plan == NULL) {
-        bool own = PyDict_GetItemWithError(bus->lists, exact) != NULL;
+        PyObject *check = aeb_schema_checker(bus, exact);
+        bool own = check != NULL || PyDict_GetItemWithError(bus->lists, exact) != NULL;
         if (!own && bus->n_any_plans >= MAX_ANY_PLANS) {
             drop_own_plans(bus);
         }
@@ -197,6 +205,10 @@ aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
         if (plan != NULL && version != bus->plans_version) {
             Py_CLEAR(plan); /* a finaliser subscribed or cancelled while it was made: once more */
             continue;
+        }
+        if (plan != NULL && check != NULL) {
+            plan->check = Py_NewRef(check);
+            plan->flags |= AEB_PLAN_CHECKED;
         }
         if (plan == NULL || (plan = remember_plan(bus, exact, plan, own)) == NULL) {
             Py_DECREF(exact);

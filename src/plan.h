@@ -22,6 +22,7 @@ typedef struct {
 typedef enum {
     AEB_PLAN_ENVELOPE = 1 << 0, /* some handler is called with an Event */
     AEB_PLAN_CAREFUL = 1 << 1,  /* the handlers are called by careful.c */
+    AEB_PLAN_CHECKED = 1 << 4,  /* the payload is checked first */
 } aeb_plan_flag;
 
 /* The handlers of one event name: the sync ones in order, then the async ones in order.  Never
@@ -30,7 +31,8 @@ typedef struct {
     PyObject_VAR_HEAD
     Py_ssize_t n_sync;
     Py_ssize_t n_entries;
-    unsigned flags; /* aeb_plan_flag */
+    unsigned flags;  /* aeb_plan_flag */
+    PyObject *check; /* what checks payloads, see schema.h, or NULL */
     aeb_plan_entry entries[1];
 } aeb_plan;
 

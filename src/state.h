@@ -37,7 +37,8 @@
     X(blank_args)                                                                                  \
     X(blank_kwargs)                                                                                \
     X(run_to_completion)                                                                           \
-    X(offloaded)
+    X(offloaded)                                                                                   \
+    X(unknown_event)
 
 #define AEB_STATE_CONSTANTS(X)                                                                     \
     X(any_key)                                                                                     \

@@ -4,6 +4,7 @@
 #include "keys.h"
 #include "options.h"
 #include "registry.h"
+#include "schema.h"
 #include "subscription.h"
 #include "weak.h"
 #include "where.h"
@@ -130,9 +131,28 @@ done:
     return result;
 }
 
+/* TypeError for what an async_only bus does not take: an offloaded handler counts as async, for it
+ * never holds up the loop. */
+static int
+check_async(aeb_subscription *sub)
+{
+    if (sub->is_async) {
+        return 0;
+    }
+    PyObject *name = aeb_handler_name(sub->handler);
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "handler %U is sync, and the bus is async_only: make it a coroutine function, "
+                     "or subscribe it with offload=True",
+                     name);
+        Py_DECREF(name);
+    }
+    return -1;
+}
+
 static aeb_subscription *
 add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
-                 const aeb_subscription_options *options)
+                 const aeb_subscription_options *options, bool internal)
 {
     if (check_open(self) < 0) {
         return NULL;
@@ -143,7 +163,8 @@ add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
     }
     aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, &resolved);
     if (sub != NULL &&
-        ((sub->weak && aeb_weak_watch(sub) < 0) || aeb_registry_add(self, sub) < 0)) {
+        ((self->async_only && !internal && check_async(sub) < 0) ||
+         (sub->weak && aeb_weak_watch(sub) < 0) || aeb_registry_add(self, sub) < 0)) {
         aeb_weak_unwatch(sub);
         Py_CLEAR(sub);
     }
@@ -155,7 +176,7 @@ static PyObject *
 subscribe_and_return(aeb_bus *self, PyObject *keys, PyObject *handler,
                      const aeb_subscription_options *options)
 {
-    aeb_subscription *sub = add_subscription(self, keys, handler, options);
+    aeb_subscription *sub = add_subscription(self, keys, handler, options, false);
     if (sub == NULL) {
         return NULL;
     }
@@ -178,6 +199,9 @@ aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ss
         return NULL;
     }
     PyObject *result = NULL, *keys = check_open(self) < 0 ? NULL : keys_of_key(args[0]);
+    if (keys != NULL && aeb_schema_admit_keys(self, keys) < 0) {
+        Py_CLEAR(keys);
+    }
     if (keys != NULL && nargs == 2 && args[1] != Py_None) {
         result = subscribe_and_return(self, keys, args[1], &options);
     }
@@ -197,7 +221,8 @@ aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ss
 }
 
 PyObject *
-aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+              bool internal)
 {
     aeb_subscription_options options = {.once = false};
     if (nargs != 2) {
@@ -210,8 +235,8 @@ aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
     }
     aeb_subscription *sub = NULL;
     PyObject *keys = check_open(self) < 0 ? NULL : keys_of(args[0]);
-    if (keys != NULL) {
-        sub = add_subscription(self, keys, args[1], &options);
+    if (keys != NULL && aeb_schema_admit_keys(self, keys) == 0) {
+        sub = add_subscription(self, keys, args[1], &options, internal);
     }
     Py_XDECREF(keys);
     Py_XDECREF(options.where);

@@ -170,8 +170,8 @@ aeb_is_coroutine_function(PyObject *callable)
     return (flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE)) != 0;
 }
 
-static bool
-same_handler(PyObject *a, PyObject *b)
+bool
+aeb_same_handler(PyObject *a, PyObject *b)
 {
     if (a == b) {
         return true;
@@ -192,7 +192,8 @@ same_handler(PyObject *a, PyObject *b)
 bool
 aeb_subscription_has_handler(aeb_subscription *sub, PyObject *handler)
 {
-    return sub->weak ? aeb_weak_same_handler(sub, handler) : same_handler(sub->handler, handler);
+    return sub->weak ? aeb_weak_same_handler(sub, handler)
+                     : aeb_same_handler(sub->handler, handler);
 }
 
 PyObject *

@@ -69,6 +69,9 @@ aeb_subscription *aeb_subscription_new(aeb_state *state, PyObject *keys, PyObjec
 /* 1 when calling `callable` makes a coroutine, 0 when not, -1 with an exception. */
 int aeb_is_coroutine_function(PyObject *callable);
 
+/* Whether two callables are the same one.  Never calls an __eq__ of theirs. */
+bool aeb_same_handler(PyObject *a, PyObject *b);
+
 /* Whether this is the subscription's handler.  Never calls a handler's __eq__. */
 bool aeb_subscription_has_handler(aeb_subscription *sub, PyObject *handler);
 
