@@ -16,6 +16,7 @@ never reaches it.
 
 from agent_event_bus._bus import EventBus
 from agent_event_bus._core import Emitter, Event, Outcome, Subscription
+from agent_event_bus.buses import current_bus, get_bus, use_buses
 from agent_event_bus.errors import EventSchemaError, UnknownEventError
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
     "Subscription",
     "UnknownEventError",
     "__version__",
+    "current_bus",
+    "get_bus",
+    "use_buses",
 ]
 
 __version__ = "0.1.0"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from agent_event_bus.buses import CurrentBus
+
 
 __all__ = ["EventBus"]
 
@@ -75,6 +77,20 @@ class EventBus(_core.EventBus):
         from agent_event_bus.schema import checker_of
 
         self._define_event(name, schema, checker_of(schema))
+
+    def as_current(self) -> CurrentBus[Self]:
+        """Make this the bus that ``current_bus()`` returns, inside ``with bus.as_current():``.
+
+        It is carried by a context variable: tasks that are started inside, and copies of the
+        context, inherit it, other threads do not. May be nested and used again.
+
+        Returns:
+            A context manager, which gives the bus. Leaving it in another context than it was
+            entered in raises ``RuntimeError``.
+        """
+        from agent_event_bus.buses import CurrentBus
+
+        return CurrentBus(self)
 
     def emit_threadsafe(self, name: str, payload: Any = None, /) -> Future[int]:
         """Deliver an event on the bound event loop, from any thread, and do not wait for it.
