@@ -6,18 +6,26 @@ only emit synchronously.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from agent_event_bus import _core
+from agent_event_bus._listener import Listener
+from agent_event_bus.streams import Stream
+from agent_event_bus.waiting import Expectation, Waiter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Future
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from agent_event_bus._core import Event
     from agent_event_bus.buses import CurrentBus
+    from agent_event_bus.streams import Overflow
 
+    Key = Union[str, type[Any], list[Any], tuple[Any, ...]]
+    Where = Union[Mapping[str, Any], Callable[[Any], object]]
 
 __all__ = ["EventBus"]
 
@@ -122,6 +130,83 @@ class EventBus(_core.EventBus):
             emission.close()  # it will not be awaited, and must not warn about that
             raise
 
+    def wait_for(
+        self, key: Key, *, where: Where | None = None, timeout: float | None = None
+    ) -> Coroutine[Any, Any, Event]:
+        """Wait for the next event that matches.
+
+        It is subscribed when this is called, not when the result is awaited, and unsubscribed when
+        that is done, cancelled, or dropped. It may be called without a running loop.
+
+        Args:
+            key: What ``subscribe`` accepts.
+            where: Which payloads match, as for ``subscribe``.
+            timeout: Seconds from this call; None waits as long as it takes. With 0 the result, when
+                it is awaited, is an event that has matched since this call, or it raises at once.
+
+        Returns:
+            A coroutine object that gives the ``Event``. Awaiting it raises ``TimeoutError`` when
+            none has matched in time (on Python 3.9 and 3.10 that is an ``asyncio.TimeoutError``,
+            too), and ``RuntimeError`` when the bus is closed or its subscription removed meanwhile.
+
+        Raises:
+            TypeError, ValueError: A bad argument, as for ``subscribe``, or a bad timeout.
+            RuntimeError: The bus is closed.
+        """
+        return Waiter(self, key, where, timeout)
+
+    def expect(
+        self, key: Key, *, where: Where | None = None, timeout: float | None = None
+    ) -> Expectation:
+        """Wait for what a block of code sets off: ``async with bus.expect(key) as waiter:``.
+
+        It is subscribed when this is called, and at the end of the block waits for the event, which
+        is ``waiter.event`` from then on. When the block raises, it does not wait.
+
+        Args:
+            key: What ``subscribe`` accepts.
+            where: Which payloads match, as for ``subscribe``.
+            timeout: Seconds from the entry into the block; None waits as long as it takes.
+
+        Returns:
+            An async context manager. Leaving it raises as awaiting ``wait_for`` does.
+
+        Raises:
+            TypeError, ValueError: A bad argument, as for ``subscribe``, or a bad timeout.
+            RuntimeError: The bus is closed.
+        """
+        return Expectation(self, key, where, timeout)
+
+    def stream(
+        self,
+        key: Key,
+        *,
+        maxsize: int = 1024,
+        overflow: Overflow = "drop_oldest",
+        where: Where | None = None,
+    ) -> Stream:
+        """Iterate over the events that match: ``async for event in bus.stream(key):``.
+
+        It is subscribed when this is called, and unsubscribed by ``close()``, at the end of an
+        ``async with`` block, or when it is dropped.
+
+        Args:
+            key: What ``subscribe`` accepts.
+            maxsize: How many events may wait to be consumed.
+            overflow: What happens when more come: ``"drop_oldest"`` or ``"drop_newest"`` drops one;
+                ``"block"`` has ``emit_async`` wait for room, and drops the newest under ``emit``;
+                ``"error"`` ends the stream with ``StreamOverflowError``.
+            where: Which payloads match, as for ``subscribe``.
+
+        Returns:
+            An async iterator of ``Event``, which ends when it or the bus is closed.
+
+        Raises:
+            TypeError, ValueError: A bad argument, as for ``subscribe``, or a bad limit or policy.
+            RuntimeError: The bus is closed.
+        """
+        return Stream(self, key, where, maxsize, overflow)
+
     async def drain(self, timeout: float | None = None) -> list[str]:
         """Wait until everything that ``emit`` scheduled is over, also what its handlers scheduled.
 
@@ -178,9 +263,13 @@ class EventBus(_core.EventBus):
 
         Later events are dropped with one warning; subscribing raises ``RuntimeError``. Closing
         twice does nothing. Called inside a pending handler, it neither cancels that handler nor
-        waits for it.
+        waits for it. Whoever waits for an event gets a ``RuntimeError``, and streams end when what
+        is queued has been consumed.
         """
         self._close()
+        for subscription in self._subscriptions():
+            if isinstance(subscription.handler, Listener):
+                subscription.handler.bus_closed()
         own = self._own_delivery()
         for delivery in self._pending():
             if delivery is not own:
@@ -202,6 +291,12 @@ class EventBus(_core.EventBus):
             await self.drain()
         finally:
             await self.aclose()
+
+    def _subscribe_internal(
+        self, key: Any, handler: Listener, **options: Any
+    ) -> _core.Subscription:
+        """Subscribe a handler of the bus's own, whichever kinds of handlers the bus takes."""
+        return self.subscribe(key, handler, **options)
 
     def _close_stranded(self) -> None:
         """End the deliveries whose loop was closed: nothing will ever run them again."""
