@@ -100,10 +100,16 @@ class Listener(ABC):
         self.end("the bus was closed")
 
     def wake(self) -> None:
-        """Wake the task that waits, if there is one."""
+        """Wake the task that waits, if there is one.
+
+        While it waits it is kept alive through the wakeup, as by any future; but not for a loop
+        that was closed under it.
+        """
         wakeup = self.wakeup
         if wakeup is not None:
             wakeup.wake()
+            if wakeup.loop.is_closed():
+                self.wakeup = None
 
     def _unsubscribed(self, reference: weakref.ref[Subscription]) -> None:
         if self._subscription is reference:

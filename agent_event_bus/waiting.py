@@ -218,7 +218,7 @@ def seconds(timeout: object) -> float | None:
 
     Raises:
         TypeError: It is no number.
-        ValueError: It is negative or not a number.
+        ValueError: It is negative, NaN, or more than a float can hold.
     """
     if timeout is None:
         return None
@@ -226,7 +226,10 @@ def seconds(timeout: object) -> float | None:
     if not number or isinstance(timeout, (bool, complex)):
         kind = type(timeout).__name__
         raise TypeError(f"timeout must be a number of seconds or None, not {kind}")
-    value = float(cast("float", timeout))
+    try:
+        value = float(cast("float", timeout))
+    except OverflowError:
+        raise ValueError("timeout is too large") from None
     if not value >= 0.0:  # NaN is not, either
         raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
     return None if math.isinf(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,15 @@ if sys.version_info < (3, 12):
 def bus() -> EventBus:
     """A fresh bus."""
     return EventBus()
+
+
+@pytest.fixture
+def nothing_left(bus: EventBus) -> Iterator[None]:
+    """Fail the test when it leaves a subscription on its bus, or a pending delivery."""
+    yield
+    gc.collect()
+    assert bus._subscriptions() == []
+    assert bus._pending() == []
 
 
 @pytest.fixture
