@@ -296,7 +296,7 @@ class EventBus(_core.EventBus):
         self, key: Any, handler: Listener, **options: Any
     ) -> _core.Subscription:
         """Subscribe a handler of the bus's own, whichever kinds of handlers the bus takes."""
-        return self.subscribe(key, handler, **options)
+        return self.subscribe(key, handler, _listener=True, **options)  # type: ignore[call-arg]
 
     def _close_stranded(self) -> None:
         """End the deliveries whose loop was closed: nothing will ever run them again."""

@@ -55,6 +55,10 @@ class Wakeup:
 class Listener(ABC):
     """A handler that somebody waits behind.
 
+    The core treats its subscription in a way of its own. An awaitable that it returns is awaited by
+    ``emit_async`` alone, without a permit; anything else that delivers events closes it. And it is
+    told of the end of its subscription.
+
     No lock is needed between the two sides: a handler stores what has come and then looks for a
     wakeup, a task that waits stores its wakeup and then looks for what has come.
     """
@@ -65,21 +69,19 @@ class Listener(ABC):
         self.wakeup: Wakeup | None = None
         # Why nothing more will come, or an empty string while something may.
         self.ended = ""
-        # Weak, and with a callback: the bus alone keeps the subscription, so its end is told here,
-        # whether by off(), by clear() or with the bus.
+        # Weak, and with a callback: the bus alone keeps the subscription, so the end of the bus is
+        # told here.
         self._subscription: weakref.ref[Subscription] | None = None
 
     @abstractmethod
     def __call__(self, event: Event) -> object:
         """Handle an event."""
 
-    def subscribe(self, bus: EventBus, key: Any, where: Any, **options: Any) -> Subscription:
+    def subscribe(self, bus: EventBus, key: Any, where: Any, **options: Any) -> None:
         """Subscribe it to a key, or to each of a list of keys, with an envelope."""
-        if where is not None:
-            options["where"] = where
-        subscription = bus._subscribe_internal(key, self, envelope=True, **options)
-        self._subscription = weakref.ref(subscription, self._unsubscribed)
-        return subscription
+        options.update(where=where, envelope=True)
+        subscription = bus._subscribe_internal(key, self, **options)
+        self._subscription = weakref.ref(subscription, self._released)
 
     def unsubscribe(self) -> None:
         """End the subscription, if that is still to be done."""
@@ -111,6 +113,10 @@ class Listener(ABC):
             if wakeup.loop.is_closed():
                 self.wakeup = None
 
-    def _unsubscribed(self, reference: weakref.ref[Subscription]) -> None:
+    def unsubscribed(self) -> None:
+        """Be told by the core that the subscription has ended, other than by its last event."""
+        self.end("the subscription was removed")
+
+    def _released(self, reference: weakref.ref[Subscription]) -> None:
         if self._subscription is reference:
-            self.end("the subscription was removed")
+            self.end("the bus is gone")

@@ -137,7 +137,7 @@ class Buffer(Listener):
         _buffers.add(self)
         if overflow == "block":
             # A slow consumer is no failure of the emission: no timeout of the bus applies.
-            bus._set_backpressure(self.subscribe(bus, key, where, timeout=math.inf))
+            self.subscribe(bus, key, where, timeout=math.inf)
         else:
             self.subscribe(bus, key, where)
 
@@ -145,7 +145,7 @@ class Buffer(Listener):
         """Queue an event, or do what is to be done when there is no room for it.
 
         Returns:
-            What ``emit_async`` awaits and ``emit`` closes, when the event waits for room.
+            When the event waits for room, what ``emit_async`` awaits and others close.
         """
         displaced = None  # released when the lock is
         with self._lock:

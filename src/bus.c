@@ -392,23 +392,10 @@ bus_close(aeb_bus *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* ---- what waiting and streams are built from ------------------------------------------------- */
-
 static PyObject *
 bus_subscriptions(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 {
     return aeb_registry_find(self, NULL, NULL);
-}
-
-static PyObject *
-bus_set_backpressure(aeb_bus *self, PyObject *subscription)
-{
-    if (!Py_IS_TYPE(subscription, self->state->subscription_type)) {
-        PyErr_SetString(PyExc_TypeError, "not a subscription");
-        return NULL;
-    }
-    ((aeb_subscription *)subscription)->backpressure = true;
-    Py_RETURN_NONE;
 }
 
 /* ---- the object ------------------------------------------------------------------------------ */
@@ -640,9 +627,6 @@ static PyMethodDef bus_methods[] = {
      PyDoc_STR("_close($self, /)\n--\n\nDeliver nothing from now on.")},
     {"_subscriptions", AEB_METHOD(bus_subscriptions), METH_NOARGS,
      PyDoc_STR("_subscriptions($self, /)\n--\n\nThe active subscriptions.")},
-    {"_set_backpressure", AEB_METHOD(bus_set_backpressure), METH_O,
-     PyDoc_STR("_set_backpressure($self, subscription, /)\n--\n\n"
-               "Have emit close, not run, the awaitables that its handler returns.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -73,11 +73,20 @@ aeb_call_carefully(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occa
     if (called < 0) {
         return handler_failed(bus, sub, occasion, true, nested, began) < 0 ? -1 : 1;
     }
-    if (aeb_is_awaitable(result)) {
-        *awaitable = result;
-        return 1;
-    }
     int status = 0;
+    if (aeb_is_awaitable(result)) {
+        if (!sub->listener || occasion->awaited) {
+            *awaitable = result;
+            return 1;
+        }
+        /* Nobody can be made to wait for the stream: what it has no room for is lost. */
+        status = aeb_close_awaitable(bus->state, result);
+        Py_SETREF(result, Py_NewRef(Py_None));
+        if (status < 0) {
+            Py_DECREF(result);
+            return handler_failed(bus, sub, occasion, true, nested, began) < 0 ? -1 : 1;
+        }
+    }
     if (occasion->outcomes != NULL) {
         status =
             aeb_outcome_add(bus->state, occasion->outcomes, sub, AEB_ENDED_WELL, result, began);

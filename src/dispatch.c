@@ -121,6 +121,20 @@ call_in_form(PyObject *handler, aeb_form form, const aeb_occasion *occasion)
     return PyObject_Vectorcall(handler, stack + 1, n_args, NULL);
 }
 
+int
+aeb_close_awaitable(aeb_state *state, PyObject *obj)
+{
+    PyObject *close = PyObject_GetAttr(obj, state->str_close);
+    if (close == NULL) {
+        PyErr_Clear(); /* a future or an iterator: there is nothing to close */
+        return 0;
+    }
+    PyObject *answer = PyObject_CallNoArgs(close);
+    Py_DECREF(close);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
 PyObject *
 aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion)
 {

@@ -15,6 +15,7 @@ typedef struct {
     uint64_t seq;
     bool
         guard_failed; /* a guard has: the pending error is its, and no handler is called any more */
+    bool awaited;     /* the emitter waits, and can be made to wait for a stream */
 } aeb_occasion;
 
 /* Whether an emission with this plan has anything to do. */
@@ -55,6 +56,9 @@ int aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable);
 
 /* Whether `await` accepts the object.  Looks at types only. */
 bool aeb_is_awaitable(PyObject *obj);
+
+/* Calls obj.close() if it has one.  0 or -1. */
+int aeb_close_awaitable(aeb_state *state, PyObject *obj);
 
 /* Marks the thread as being inside an emission until aeb_dispatch_leave(), which is told the
  * answer.

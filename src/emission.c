@@ -153,6 +153,7 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
         .payload = self->payload,
         .outcomes = self->outcomes,
         .seq = self->bus->seq,
+        .awaited = true,
     };
     PyObject *late = NULL;
     int status = -1;

@@ -287,20 +287,6 @@ done:
 }
 
 int
-aeb_close_awaitable(aeb_state *state, PyObject *obj)
-{
-    PyObject *close = PyObject_GetAttr(obj, state->str_close);
-    if (close == NULL) {
-        PyErr_Clear(); /* a future or an iterator: there is nothing to close */
-        return 0;
-    }
-    PyObject *answer = PyObject_CallNoArgs(close);
-    Py_DECREF(close);
-    Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
-}
-
-int
 aeb_handler_task_close(aeb_handler_task *self)
 {
     if (self->status == AEB_HANDLER_DONE) {

@@ -151,9 +151,6 @@ PySendResult aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent,
 PySendResult aeb_handler_task_send(aeb_handler_task *self, PyObject *value, PyObject **result);
 PySendResult aeb_handler_task_throw(aeb_handler_task *self, PyObject *exc, PyObject **result);
 
-/* Calls obj.close() if it has one.  0 or -1. */
-int aeb_close_awaitable(aeb_state *state, PyObject *obj);
-
 /* Fails it with the pending exception, before it was started.  0 or -1, as for starting it. */
 int aeb_handler_task_fail(aeb_handler_task *self);
 

@@ -109,7 +109,7 @@ aeb_registry_add(aeb_bus *bus, aeb_subscription *sub)
 }
 
 bool
-aeb_registry_cancel(aeb_subscription *sub)
+aeb_registry_end(aeb_subscription *sub)
 {
     aeb_bus *bus = sub->bus;
     if (bus == NULL) {
@@ -132,6 +132,25 @@ aeb_registry_cancel(aeb_subscription *sub)
     Py_DECREF(sub);
     Py_DECREF(bus);
     aeb_restore_exception_steal(exc);
+    return true;
+}
+
+bool
+aeb_registry_cancel(aeb_subscription *sub)
+{
+    if (!aeb_registry_end(sub)) {
+        return false;
+    }
+    if (AEB_UNLIKELY(sub->listener && sub->handler != NULL)) {
+        PyObject *handler = Py_NewRef(sub->handler), *exc = aeb_take_exception();
+        PyObject *answer = PyObject_CallMethod(handler, "unsubscribed", NULL);
+        if (answer == NULL) {
+            PyErr_WriteUnraisable(handler);
+        }
+        Py_XDECREF(answer);
+        aeb_restore_exception_steal(exc);
+        Py_DECREF(handler);
+    }
     return true;
 }
 

@@ -17,6 +17,9 @@ void aeb_registry_clear(aeb_bus *bus);
 int aeb_registry_add(aeb_bus *bus, aeb_subscription *sub);
 
 /* Ends a subscription; whether it was active.  Can run finalisers, after the registry is sound. */
+bool aeb_registry_end(aeb_subscription *sub);
+
+/* The same, other than for its last delivery; tells a handler that is a listener. */
 bool aeb_registry_cancel(aeb_subscription *sub);
 
 /* Whether this delivery may go ahead: false when the subscription has ended.  A once subscription
@@ -27,7 +30,7 @@ aeb_registry_claim(aeb_subscription *sub)
     if (AEB_UNLIKELY(sub->bus == NULL)) {
         return false;
     }
-    return AEB_LIKELY(!sub->once) || aeb_registry_cancel(sub);
+    return AEB_LIKELY(!sub->once) || aeb_registry_end(sub);
 }
 
 /* The active subscriptions with this key (NULL: all) and handler (NULL: any), in a new list. */

@@ -351,36 +351,9 @@ aeb_schedule_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject
     return n_async < 0 ? -1 : n_offloaded + n_async;
 }
 
-/* Closes and removes the awaitables by which streams make emit_async wait: emit waits for nobody. */
-static int
-refuse_backpressure(aeb_state *state, const aeb_plan *plan, PyObject *late)
-{
-    for (Py_ssize_t i = late == NULL ? 0 : PyList_GET_SIZE(late); i-- > 0;) {
-        PyObject *index = PyTuple_GET_ITEM(PyList_GET_ITEM(late, i), 0);
-        if (!plan->entries[PyLong_AsSsize_t(index)].sub->backpressure) {
-            continue;
-        }
-        PyObject *refused = PyList_GetSlice(late, i, i + 1);
-        if (refused == NULL || PyList_SetSlice(late, i, i + 1, NULL) < 0) {
-            Py_XDECREF(refused);
-            return -1;
-        }
-        aeb_close_late(state, refused, 0);
-        Py_DECREF(refused);
-    }
-    return 0;
-}
-
 Py_ssize_t
 aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late, bool nested)
 {
-    if (AEB_UNLIKELY(refuse_backpressure(bus->state, plan, late) < 0)) {
-        aeb_close_late(bus->state, late, 0);
-        return -1;
-    }
-    if (plan->n_sync == plan->n_entries && PyList_GET_SIZE(late) == 0) {
-        return 0;
-    }
     PyObject *running = NULL;
     if (aeb_aio_running_loop(bus->state, &running) < 0) {
         return aeb_schedule_here(bus, plan, occasion, late, aeb_take_exception(), nested);

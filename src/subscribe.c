@@ -55,6 +55,9 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
         else if (!options->once && PyUnicode_CompareWithASCIIString(name, "once") == 0) {
             status = aeb_parse_flag(values[i], "once", &options->once);
         }
+        else if (PyUnicode_CompareWithASCIIString(name, "_listener") == 0) { /* see _listener.py */
+            status = aeb_parse_flag(values[i], "_listener", &options->listener);
+        }
         else {
             PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function,
                          name);

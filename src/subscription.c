@@ -323,7 +323,8 @@ aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
     self->weak = options->weak;
     self->guard = options->guard;
     self->is_async = is_coroutine_function || options->offload;
-    self->careful = options->where != NULL || options->weak || options->guard;
+    self->listener = options->listener;
+    self->careful = options->where != NULL || options->weak || options->guard || options->listener;
     self->needs_delivery =
         options->offload || options->timeout > 0.0 || options->weak || options->guard;
     if (options->weak && aeb_weak_hold(self, handler) < 0) {

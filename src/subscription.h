@@ -16,7 +16,8 @@ typedef struct {
     bool envelope;
     bool offload;
     bool weak;
-    bool guard; /* isolate=False */
+    bool guard;    /* isolate=False */
+    bool listener; /* the handler is a Listener of _listener.py */
 } aeb_subscription_options;
 
 typedef struct {
@@ -44,7 +45,7 @@ typedef struct {
     bool weak;
     bool guard;           /* what it raises propagates to the emitter */
     bool careful;         /* its plans need AEB_PLAN_CAREFUL */
-    bool backpressure;    /* what it returns is for emit_async to await, and for emit to close */
+    bool listener;        /* the handler is a Listener of _listener.py */
     bool needs_delivery;  /* it has an option that the lean way of starter.c does not know */
     PyObject *task_event; /* str: the event that task_name is for, or NULL */
     PyObject *task_name;  /* what aeb_subscription_task_name() has last returned */

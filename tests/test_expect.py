@@ -43,6 +43,12 @@ class TestTheEvent:
             assert [bus.emit("a", payload) for payload in range(3)] == [1, 0, 0]
         assert waiter.event.payload == 0
 
+    async def test_meets_the_condition(self, bus: EventBus) -> None:
+        async with bus.expect("tool.end", where={"tool": "search"}) as waiter:
+            bus.emit("tool.end", {"tool": "read"})
+            bus.emit("tool.end", {"tool": "search"})
+        assert waiter.event.payload == {"tool": "search"}
+
     async def test_may_be_read_in_the_block_once_it_is_there(self, bus: EventBus) -> None:
         async with bus.expect("a") as waiter:
             bus.emit("a", 1)
@@ -79,13 +85,11 @@ class TestTimeout:
         assert len(bus) == 0
 
     async def test_that_ran_out_in_the_block_raises_at_its_end(self, bus: EventBus) -> None:
-        reached = False
+        waiter = await bus.expect("a", timeout=0.01).__aenter__()
+        await asyncio.sleep(0.02)
+        bus.emit("a", "too late")
         with pytest.raises(TimeoutError):
-            async with bus.expect("a", timeout=0.01) as waiter:
-                await asyncio.sleep(0.02)
-                bus.emit("a", "too late")
-                reached = True
-        assert reached
+            await waiter.__aexit__(None, None, None)
         with pytest.raises(RuntimeError, match="no event has matched"):
             _ = waiter.event
 

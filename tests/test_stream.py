@@ -68,6 +68,21 @@ class TestWhatItGives:
             "tool.end",
         ]
 
+    async def test_only_events_that_meet_its_condition(
+        self, bus: EventBus, records: Records
+    ) -> None:
+        odd = bus.stream("a", where=lambda payload: payload["n"] % 2)
+        second = bus.stream("a", where={"n": 2})
+        for payload in ({"n": 1}, {"n": 2}, {}, {"n": 3}):
+            bus.emit("a", payload)
+        assert await take(odd, 2) == [{"n": 1}, {"n": 3}]
+        assert await take(second, 1) == [{"n": 2}]
+        assert [record.getMessage() for record in records] == [
+            "Handler 'EventBus.stream' raised on event 'a': 'n'"
+        ]
+        odd.close()  # the record of the failure refers to this frame
+        second.close()
+
     async def test_two_streams_each_give_every_event(self, bus: EventBus) -> None:
         first, second = bus.stream("a"), bus.stream("a")
         assert bus.emit("a", 1) == 2
@@ -125,7 +140,7 @@ class TestWhenItListens:
         bus.emit("a", 1)
         assert asyncio.run(take(stream, 1)) == [1]
         assert records == []
-        task.get_coro().close()  # type: ignore[union-attr]
+        task.get_coro().close()
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
     def test_when_its_loop_was_closed_and_nobody_else_has_it_the_next_event_ends_it(

@@ -68,6 +68,45 @@ class TestWhatItGives:
         assert len({id(event) for event in events}) == 1
 
 
+class TestWhere:
+    async def test_only_an_event_that_matches_is_given(self, bus: EventBus) -> None:
+        waiting = bus.wait_for("tool.end", where={"tool": "search"})
+        bus.emit("tool.end", {"tool": "read"})
+        assert len(bus) == 1
+        bus.emit("tool.end", {"tool": "search"})
+        assert (await soon(waiting)).payload == {"tool": "search"}
+
+    async def test_a_callable_gets_the_payload(self, bus: EventBus) -> None:
+        waiting = bus.wait_for("a", where=lambda payload: payload > 1)
+        for payload in range(4):
+            bus.emit("a", payload)
+        assert (await soon(waiting)).payload == 2
+
+    async def test_one_that_raises_is_a_reported_failure_and_no_match(
+        self, bus: EventBus, records: Records
+    ) -> None:
+        waiting = bus.wait_for("a", where=lambda payload: payload["missing"])
+        bus.emit("a", {})
+        bus.emit("a", {"missing": True})
+        assert (await soon(waiting)).payload == {"missing": True}
+        assert [record.getMessage() for record in records] == [
+            "Handler 'EventBus.wait_for' raised on event 'a': 'missing'"
+        ]
+
+    async def test_an_event_that_does_not_match_does_not_end_a_poll(self, bus: EventBus) -> None:
+        waiting = bus.wait_for("a", where={"n": 1}, timeout=0)
+        bus.emit("a", {"n": 2})
+        with pytest.raises(TimeoutError):
+            await waiting
+
+    @pytest.mark.parametrize("where", [1, "text", ["list"]])
+    def test_what_is_no_condition_is_refused(self, bus: EventBus, where: Any) -> None:
+        for method in (bus.wait_for, bus.expect, bus.stream):
+            with pytest.raises(TypeError, match="where"):
+                method("a", where=where)
+        assert len(bus) == 0
+
+
 class TestWhenItListens:
     async def test_from_the_call_on_not_from_the_await(self, bus: EventBus) -> None:
         waiting = bus.wait_for("a")
@@ -247,18 +286,18 @@ class TestTimeout:
     @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf])
     def test_what_is_not_at_least_0_is_refused(self, bus: EventBus, timeout: float) -> None:
         with pytest.raises(ValueError, match="timeout must be at least 0 seconds"):
-            bus.wait_for("a", timeout=timeout)
+            _ = bus.wait_for("a", timeout=timeout)
         assert len(bus) == 0
 
     @pytest.mark.parametrize("timeout", [True, "1", 1j, [], object()])
     def test_what_is_no_number_is_refused(self, bus: EventBus, timeout: Any) -> None:
         with pytest.raises(TypeError, match="timeout must be a number of seconds or None"):
-            bus.wait_for("a", timeout=timeout)
+            _ = bus.wait_for("a", timeout=timeout)
         assert len(bus) == 0
 
     def test_a_number_that_no_float_can_hold_is_refused(self, bus: EventBus) -> None:
         with pytest.raises(ValueError, match="timeout is too large"):
-            bus.wait_for("a", timeout=10**400)
+            _ = bus.wait_for("a", timeout=10**400)
         assert len(bus) == 0
 
 
@@ -396,7 +435,7 @@ class TestEndOfTheBus:
     async def test_calling_it_on_a_closed_bus_raises(self, bus: EventBus) -> None:
         await bus.aclose()
         with pytest.raises(RuntimeError, match="closed"):
-            bus.wait_for("a")
+            _ = bus.wait_for("a")
 
     @on_every_loop
     async def test_closing_the_bus_ends_the_wait(self, bus: EventBus) -> None:
@@ -425,7 +464,9 @@ class TestEndOfTheBus:
     ) -> None:
         waiting = asyncio.ensure_future(bus.wait_for("a"))
         await turns()
+        kept = bus.handlers("a")
         remove(bus)
+        assert not kept[0].active
         with pytest.raises(RuntimeError, match="the subscription was removed before an event"):
             await soon(waiting)
 
@@ -435,7 +476,7 @@ class TestEndOfTheBus:
         await turns()
         del bus
         gc.collect()
-        with pytest.raises(RuntimeError, match="removed"):
+        with pytest.raises(RuntimeError, match="the bus is gone"):
             await soon(waiting)
 
 
@@ -503,5 +544,5 @@ def test_without_waiting_asyncio_is_not_imported() -> None:
 )
 def test_bad_keys_are_refused_at_the_call(bus: EventBus, key: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        bus.wait_for(key)
+        _ = bus.wait_for(key)
     assert len(bus) == 0
