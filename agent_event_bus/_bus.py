@@ -292,12 +292,6 @@ class EventBus(_core.EventBus):
         finally:
             await self.aclose()
 
-    def _subscribe_internal(
-        self, key: Any, handler: Listener, **options: Any
-    ) -> _core.Subscription:
-        """Subscribe a handler of the bus's own, whichever kinds of handlers the bus takes."""
-        return self.subscribe(key, handler, _listener=True, **options)  # type: ignore[call-arg]
-
     def _close_stranded(self) -> None:
         """End the deliveries whose loop was closed: nothing will ever run them again."""
         for delivery in self._pending():

@@ -62,7 +62,7 @@ bus_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
     return aeb_subscribe(self, args, nargs, kwnames, false);
 }
 
-/* For what the bus itself subscribes, wait_for() say, which never holds up the loop. */
+/* For what the bus itself subscribes, wait_for() say: see _listener.py. */
 static PyObject *
 bus_subscribe_internal(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {

@@ -55,9 +55,6 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
         else if (!options->once && PyUnicode_CompareWithASCIIString(name, "once") == 0) {
             status = aeb_parse_flag(values[i], "once", &options->once);
         }
-        else if (PyUnicode_CompareWithASCIIString(name, "_listener") == 0) { /* see _listener.py */
-            status = aeb_parse_flag(values[i], "_listener", &options->listener);
-        }
         else {
             PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function,
                          name);
@@ -155,7 +152,7 @@ check_async(aeb_subscription *sub)
 
 static aeb_subscription *
 add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
-                 const aeb_subscription_options *options, bool internal)
+                 const aeb_subscription_options *options)
 {
     if (check_open(self) < 0) {
         return NULL;
@@ -166,7 +163,7 @@ add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
     }
     aeb_subscription *sub = aeb_subscription_new(self->state, keys, handler, &resolved);
     if (sub != NULL &&
-        ((self->async_only && !internal && check_async(sub) < 0) ||
+        ((self->async_only && !sub->listener && check_async(sub) < 0) ||
          (sub->weak && aeb_weak_watch(sub) < 0) || aeb_registry_add(self, sub) < 0)) {
         aeb_weak_unwatch(sub);
         Py_CLEAR(sub);
@@ -179,7 +176,7 @@ static PyObject *
 subscribe_and_return(aeb_bus *self, PyObject *keys, PyObject *handler,
                      const aeb_subscription_options *options)
 {
-    aeb_subscription *sub = add_subscription(self, keys, handler, options, false);
+    aeb_subscription *sub = add_subscription(self, keys, handler, options);
     if (sub == NULL) {
         return NULL;
     }
@@ -225,9 +222,9 @@ aeb_on_or_once(aeb_bus *self, const char *function, PyObject *const *args, Py_ss
 
 PyObject *
 aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-              bool internal)
+              bool listener)
 {
-    aeb_subscription_options options = {.once = false};
+    aeb_subscription_options options = {.listener = listener};
     if (nargs != 2) {
         PyErr_Format(PyExc_TypeError, "subscribe() takes a key and a handler (%zd arguments given)",
                      nargs);
@@ -239,7 +236,7 @@ aeb_subscribe(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
     aeb_subscription *sub = NULL;
     PyObject *keys = check_open(self) < 0 ? NULL : keys_of(args[0]);
     if (keys != NULL && aeb_schema_admit_keys(self, keys) == 0) {
-        sub = add_subscription(self, keys, args[1], &options, internal);
+        sub = add_subscription(self, keys, args[1], &options);
     }
     Py_XDECREF(keys);
     Py_XDECREF(options.where);

@@ -10,9 +10,9 @@ int aeb_subscribe_init_type(PyObject *module, aeb_state *state);
 PyObject *aeb_on_or_once(aeb_bus *bus, const char *function, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames, bool once);
 
-/* subscribe(key_or_keys, handler); an `internal` one may have a sync handler on any bus. */
+/* subscribe(key_or_keys, handler); a `listener` is a handler of the bus's own: see _listener.py. */
 PyObject *aeb_subscribe(aeb_bus *bus, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                        bool internal);
+                        bool listener);
 
 /* Ends the subscriptions with this key (NULL: all) and handler (NULL: any); how many there were. */
 PyObject *aeb_unsubscribe(aeb_bus *bus, PyObject *key, PyObject *handler);

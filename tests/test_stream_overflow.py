@@ -205,7 +205,7 @@ class TestBlockUnderEmitAsync:
             await second
         assert stream.dropped == 1
         assert await take(stream, 2) == [1, 3]
-        assert await soon(asyncio.gather(first, third)) == [1, 1]
+        assert list(await soon(asyncio.gather(first, third))) == [1, 1]
         assert records == []
 
     async def test_one_that_times_out_drops_its_event(self, bus: EventBus) -> None:
