@@ -6,6 +6,7 @@
 #include "emitter.h"
 #include "options.h"
 #include "permit.h"
+#include "publish.h"
 #include "registry.h"
 #include "report.h"
 #include "schedule.h"
@@ -19,10 +20,13 @@ PyDoc_STRVAR(
     bus_on_doc,
     "on($self, key, handler=None, /, *, priority=0, once=False, weak=False, where=None,\n"
     "   envelope=False, isolate=True, timeout=None, offload=False)\n--\n\n"
-    "Subscribe a handler to an event name, or to every event with \"*\".\n\n"
+    "Subscribe a handler to an event name, to a pattern of names, to every event with \"*\", or "
+    "to\n"
+    "the published objects of a class.\n\n"
     "Return the handler unchanged, or a decorator when no handler is given. The handler is\n"
-    "called with the payload, under \"*\" with (event_name, payload), and with an Event when\n"
-    "envelope is true. Lower priority runs first, equal ones in order of registration; once\n"
+    "called with the payload, under a pattern or \"*\" with (event_name, payload), and with an\n"
+    "Event when envelope is true. Lower priority runs first, equal ones in order of registration; "
+    "once\n"
     "ends the subscription at its first delivery; timeout is how many seconds an async delivery\n"
     "may take, by default the handler_timeout of the bus; offload runs a sync handler in a worker\n"
     "thread where there is an event loop to wait for it.\n\n"
@@ -115,12 +119,10 @@ PyDoc_STRVAR(bus_handlers_doc,
 static PyObject *
 bus_handlers(aeb_bus *self, PyObject *name)
 {
-    PyObject *exact;
-    aeb_plan *plan = aeb_registry_plan(self, name, &exact);
+    aeb_plan *plan = aeb_registry_plan(self, name);
     if (plan == NULL) {
         return NULL;
     }
-    Py_DECREF(exact);
     PyObject *result = NULL, *active = PyList_New(0);
     for (Py_ssize_t i = 0; active != NULL && i < plan->n_entries; i++) {
         aeb_subscription *sub = plan->entries[i].sub;
@@ -145,13 +147,11 @@ PyDoc_STRVAR(
 static PyObject *
 bus_has_handlers(aeb_bus *self, PyObject *name)
 {
-    PyObject *exact;
-    aeb_plan *plan = aeb_registry_plan(self, name, &exact);
+    aeb_plan *plan = aeb_registry_plan(self, name);
     if (plan == NULL) {
         return NULL;
     }
     bool result = plan->n_entries > 0;
-    Py_DECREF(exact);
     Py_DECREF(plan);
     return PyBool_FromLong(result);
 }
@@ -179,13 +179,11 @@ bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
     if (AEB_UNLIKELY(self->emit_barred)) {
         return aeb_emit_barred(self, args[0]);
     }
-    PyObject *name;
-    aeb_plan *plan = aeb_registry_plan(self, args[0], &name);
+    aeb_plan *plan = aeb_registry_plan(self, args[0]);
     if (AEB_UNLIKELY(plan == NULL)) {
         return NULL;
     }
-    PyObject *count = aeb_emit(self, plan, name, nargs > 1 ? args[1] : Py_None);
-    Py_DECREF(name);
+    PyObject *count = aeb_emit(self, plan, nargs > 1 ? args[1] : Py_None, false);
     Py_DECREF(plan);
     return count;
 }
@@ -526,8 +524,7 @@ bus_dealloc(aeb_bus *self)
         PyObject_ClearWeakRefs((PyObject *)self);
     }
     (void)bus_tp_clear(self);
-    Py_CLEAR(self->lists);
-    Py_CLEAR(self->plans);
+    aeb_registry_free(self);
     Py_CLEAR(self->name);
     PyObject *module = self->module;
     type->tp_free((PyObject *)self);
@@ -598,12 +595,14 @@ static PyMethodDef bus_methods[] = {
     {"has_handlers", AEB_METHOD(bus_has_handlers), METH_O, bus_has_handlers_doc},
     {"emit", AEB_METHOD(bus_emit), METH_FASTCALL, bus_emit_doc},
     {"emit_async", AEB_METHOD(bus_emit_async), METH_FASTCALL, bus_emit_async_doc},
+    {"publish", AEB_METHOD(aeb_publish), METH_FASTCALL, aeb_publish_doc},
+    {"publish_async", AEB_METHOD(aeb_publish_async), METH_FASTCALL, aeb_publish_async_doc},
     {"collect", AEB_METHOD(bus_collect), METH_FASTCALL, bus_collect_doc},
     {"collect_async", AEB_METHOD(bus_collect_async), METH_FASTCALL, bus_collect_async_doc},
     {"emitter", AEB_METHOD(bus_emitter), METH_O, bus_emitter_doc},
     {"bind_loop", AEB_METHOD(bus_bind_loop), METH_O, bus_bind_loop_doc},
     {"_own_methods", AEB_METHOD(bus_own_methods), METH_NOARGS | METH_CLASS,
-     PyDoc_STR("_own_methods($type, /)\n--\n\nMake calls of emit and emit_async direct.")},
+     PyDoc_STR("_own_methods($type, /)\n--\n\nMake calls of emit and its like direct.")},
     {"_define_event", AEB_METHOD(bus_define_event), METH_VARARGS,
      PyDoc_STR("_define_event(name, schema, checker)\n\nDeclare an event; see schema.h.")},
     {"_subscribe_internal", AEB_METHOD(bus_subscribe_internal), METH_FASTCALL | METH_KEYWORDS,

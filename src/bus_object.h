@@ -13,15 +13,24 @@ typedef struct aeb_bus {
     PyObject *module; /* keeps the state, even in a collection that clears our type first */
 
     /* registry.c */
-    PyObject *lists;     /* dict: key -> list of Subscription, sorted by (priority, id) */
-    Py_ssize_t n_active; /* subscriptions that are active */
+    PyObject *lists; /* dict: aeb_key_listed() -> list of Subscription, by (priority, id) */
+    struct aeb_patterns *patterns; /* the keys of `lists` that are patterns; NULL: none */
+    Py_ssize_t n_active;           /* subscriptions that are active */
     int64_t last_id;
 
-    /* plan.c */
+    /* plan_cache.c */
     PyObject *plans;        /* dict: event name -> Plan */
-    PyObject *any_plan;     /* the Plan of every name nobody subscribed to exactly, or NULL */
-    uint64_t plans_version; /* goes up before any plan that the bus holds is let go */
-    Py_ssize_t n_any_plans; /* how many names share it in `plans` at the moment */
+    uint64_t plans_version; /* goes up before any list is changed or any plan let go */
+    Py_ssize_t n_any_plans; /* of names that nobody subscribed to exactly */
+    Py_ssize_t any_cost;    /* what these take, in entries */
+    PyObject *class_plans;  /* dict: address of a class -> Plan */
+    PyObject *class_names;  /* dict used as a set: the event names of these */
+    Py_ssize_t class_cost;  /* what they take, in entries */
+
+    /* counter.c */
+    PyObject *counters;       /* dict: event name -> Counter */
+    PyObject *shared_counter; /* the Counter of names without their own, or NULL */
+    bool counters_full;       /* there is nothing among them to be let go */
 
     /* schema.c */
     PyObject *schemas; /* dict: name of a declared event -> (schema, checker), or NULL */

@@ -71,6 +71,7 @@ collect_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
         return -1;
     }
     occasion->seq = ++bus->seq;
+    plan->counter->n++;
     int nested = aeb_dispatch_enter(bus->state);
     if (nested < 0) {
         return -1;
@@ -95,19 +96,17 @@ aeb_collect(aeb_bus *bus, PyObject *name, PyObject *payload)
         PyErr_SetString(PyExc_RuntimeError, "the bus is async_only: await collect_async() instead");
         return NULL;
     }
-    PyObject *exact, *outcomes = NULL;
-    aeb_plan *plan = aeb_registry_plan(bus, name, &exact);
+    aeb_plan *plan = aeb_registry_plan(bus, name);
     if (plan == NULL) {
         return NULL;
     }
-    outcomes = PyList_New(0);
+    PyObject *outcomes = PyList_New(0);
     if (outcomes != NULL) {
-        aeb_occasion occasion = {.name = exact, .payload = payload, .outcomes = outcomes};
+        aeb_occasion occasion = {.name = plan->name, .payload = payload, .outcomes = outcomes};
         if (collect_plan(bus, plan, &occasion) < 0) {
             Py_CLEAR(outcomes);
         }
     }
-    Py_DECREF(exact);
     Py_DECREF(plan);
     return outcomes;
 }

@@ -178,14 +178,16 @@ aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
 int
 aeb_dispatch_prepare(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
 {
-    if (plan->flags & AEB_PLAN_CHECKED) {
+    if (plan->check != NULL) {
         /* An event that is refused takes no number.  Nothing has run since this one took its own, so
          * it can be given back; the checker may emit events itself. */
         bus->seq--;
+        plan->counter->n--;
         if (aeb_schema_check(plan->check, occasion->name, occasion->payload) < 0) {
             return -1;
         }
         occasion->seq = ++bus->seq;
+        plan->counter->n++;
     }
     if (plan->flags & AEB_PLAN_ENVELOPE) {
         /* Before any handler runs, for its time stamp is the emission's. */

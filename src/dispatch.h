@@ -16,6 +16,7 @@ typedef struct {
     bool
         guard_failed; /* a guard has: the pending error is its, and no handler is called any more */
     bool awaited;     /* the emitter waits, and can be made to wait for a stream */
+    bool published; /* the payload is an object given to publish, which the name is derived from */
 } aeb_occasion;
 
 /* Whether an emission with this plan has anything to do. */

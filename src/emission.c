@@ -154,6 +154,7 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
         .outcomes = self->outcomes,
         .seq = self->bus->seq,
         .awaited = true,
+        .published = self->published,
     };
     PyObject *late = NULL;
     int status = -1;
@@ -207,13 +208,17 @@ emission_begin(aeb_emission *self)
     if (bus->closed) {
         return aeb_report_closed(bus, self->name);
     }
-    PyObject *name;
-    aeb_plan *plan = aeb_registry_plan(bus, self->name, &name);
+    aeb_plan *plan = AEB_UNLIKELY(self->published)
+                         ? aeb_registry_class_plan(bus, Py_TYPE(self->payload))
+                         : aeb_registry_plan(bus, self->name);
     if (plan == NULL) {
         return -1;
     }
-    Py_SETREF(self->name, name);
+    if (self->name != plan->name) {
+        Py_SETREF(self->name, Py_NewRef(plan->name));
+    }
     bus->seq++;
+    plan->counter->n++;
     int status = 0;
     if (aeb_dispatch_needed(plan)) {
         int nested = aeb_dispatch_enter(bus->state);

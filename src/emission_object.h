@@ -30,7 +30,8 @@ typedef struct {
     Py_ssize_t n_called;
     emission_status status;
     bool nested;
-    bool collects; /* collect_async has made it */
+    bool collects;  /* collect_async has made it */
+    bool published; /* by publish_async */
     PyObject *weakrefs;
 
     /* Of the first step alone, and set up there.  Not on the C stack: a handler may switch to another

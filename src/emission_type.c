@@ -2,6 +2,7 @@
 #include "coroutine.h"
 #include "emission_object.h"
 #include "outcome.h"
+#include "subscription.h"
 
 /* ---- making and keeping them ----------------------------------------------------------------- */
 
@@ -17,7 +18,7 @@ emission_alloc(aeb_bus *bus, PyObject *name, PyObject *payload)
          * emission has nothing in the other fields. */
         self->base_depth = self->n_unfinished = self->n_called = 0;
         self->status = EMISSION_CREATED;
-        self->nested = self->collects = false;
+        self->nested = self->collects = self->published = false;
         PyObject_GC_Track((PyObject *)self);
     }
     else {
@@ -56,6 +57,18 @@ aeb_emission_new_collecting(aeb_bus *bus, PyObject *name, PyObject *payload)
     }
     self->outcomes = outcomes;
     self->collects = true;
+    return (PyObject *)self;
+}
+
+PyObject *
+aeb_emission_of_object(aeb_bus *bus, PyObject *obj)
+{
+    PyObject *name = aeb_class_name(Py_TYPE(obj));
+    aeb_emission *self = name == NULL ? NULL : emission_alloc(bus, name, obj);
+    Py_XDECREF(name);
+    if (self != NULL) {
+        self->published = true;
+    }
     return (PyObject *)self;
 }
 
@@ -173,31 +186,24 @@ emission_await(aeb_emission *self)
     }
 }
 
-/* The method that has made it. */
 static const char *
-qualified_name(const aeb_emission *self)
+method_name(const aeb_emission *self)
 {
-    return self->collects ? "EventBus.collect_async" : "EventBus.emit_async";
+    return self->published ? "publish_async" : self->collects ? "collect_async" : "emit_async";
 }
 
 static PyObject *
 emission_repr(aeb_emission *self)
 {
     static const char *const states[] = {"created", "running", "waiting", "done"};
-    return PyUnicode_FromFormat("<coroutine object %s for event %R, %s>", qualified_name(self),
-                                self->name, states[self->status]);
+    return PyUnicode_FromFormat("<coroutine object EventBus.%s for event %R, %s>",
+                                method_name(self), self->name, states[self->status]);
 }
 
 static PyObject *
-emission_get_name(aeb_emission *self, void *Py_UNUSED(closure))
+emission_get_name(aeb_emission *self, void *prefix)
 {
-    return PyUnicode_FromString(strrchr(qualified_name(self), '.') + 1);
-}
-
-static PyObject *
-emission_get_qualname(aeb_emission *self, void *Py_UNUSED(closure))
-{
-    return PyUnicode_FromString(qualified_name(self));
+    return PyUnicode_FromFormat("%s%s", (const char *)prefix, method_name(self));
 }
 
 static PyObject *
@@ -215,8 +221,8 @@ static PyMethodDef emission_methods[] = {
 };
 
 static PyGetSetDef emission_getset[] = {
-    {"__name__", (getter)emission_get_name, NULL, NULL, NULL},
-    {"__qualname__", (getter)emission_get_qualname, NULL, NULL, NULL},
+    {"__name__", (getter)emission_get_name, NULL, NULL, ""},
+    {"__qualname__", (getter)emission_get_name, NULL, NULL, "EventBus."},
     {"cr_running", (getter)emission_get_running, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -269,8 +275,9 @@ emission_finalize(PyObject *obj)
     }
     PyObject *exc = aeb_take_exception();
     self->status = EMISSION_DONE;
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s' for event %R was never awaited",
-                         qualified_name(self), self->name) < 0) {
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                         "coroutine 'EventBus.%s' for event %R was never awaited",
+                         method_name(self), self->name) < 0) {
         PyErr_WriteUnraisable(obj);
     }
     aeb_restore_exception_steal(exc);
@@ -328,7 +335,8 @@ emission_dealloc(aeb_emission *self)
     AEB_TRASHCAN_END
 }
 
-PyDoc_STRVAR(emission_doc, "The coroutine object that EventBus.emit_async() returns.");
+PyDoc_STRVAR(emission_doc,
+             "The coroutine object that EventBus.emit_async() and publish_async() return.");
 
 static PyType_Slot emission_slots[] = {
     {Py_tp_doc, (void *)emission_doc},   {Py_tp_dealloc, emission_dealloc},

@@ -62,12 +62,10 @@ aeb_emit_barred(aeb_bus *bus, PyObject *name)
 static int
 emitter_refresh(aeb_emitter *self)
 {
-    PyObject *exact;
-    aeb_plan *plan = aeb_registry_plan(self->bus, self->name, &exact);
+    aeb_plan *plan = aeb_registry_plan(self->bus, self->name);
     if (plan == NULL) {
         return -1;
     }
-    Py_DECREF(exact); /* the name we have */
     self->plan = plan;
     self->plans_version = self->bus->plans_version;
     Py_DECREF(plan);
@@ -103,7 +101,7 @@ emitter_vectorcall(PyObject *obj, PyObject *const *args, size_t nargsf, PyObject
         return NULL;
     }
     aeb_plan *plan = (aeb_plan *)Py_NewRef((PyObject *)self->plan);
-    PyObject *count = aeb_emit(self->bus, plan, self->name, nargs > 0 ? args[0] : Py_None);
+    PyObject *count = aeb_emit(self->bus, plan, nargs > 0 ? args[0] : Py_None, false);
     Py_DECREF(plan);
     if (AEB_UNLIKELY(nested)) {
         Py_LeaveRecursiveCall();
@@ -130,11 +128,11 @@ emitter_emit_async(aeb_emitter *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 aeb_emitter_new(aeb_bus *bus, PyObject *name)
 {
-    PyObject *exact;
-    aeb_plan *plan = aeb_registry_plan(bus, name, &exact);
+    aeb_plan *plan = aeb_registry_plan(bus, name);
     if (plan == NULL) {
         return NULL;
     }
+    PyObject *exact = Py_NewRef(plan->name);
     Py_DECREF(plan);
     aeb_emitter *self = aeb_type_alloc(bus->state->emitter_type, 0);
     if (self == NULL) {

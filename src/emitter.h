@@ -21,12 +21,14 @@ PyObject *aeb_emit_barred(aeb_bus *bus, PyObject *name);
 /* One emission on a bus that is open; the caller holds references to all of these.  The number of
  * handlers called or started as an int, or NULL. */
 static inline PyObject *
-aeb_emit(aeb_bus *bus, aeb_plan *plan, PyObject *name, PyObject *payload)
+aeb_emit(aeb_bus *bus, aeb_plan *plan, PyObject *payload, bool published)
 {
     Py_ssize_t count = 0;
     uint64_t seq = ++bus->seq;
+    plan->counter->n++;
     if (aeb_dispatch_needed(plan)) {
-        aeb_occasion occasion = {.name = name, .payload = payload, .seq = seq};
+        aeb_occasion occasion = {
+            .name = plan->name, .payload = payload, .seq = seq, .published = published};
         count = aeb_emit_plan(bus, plan, &occasion);
     }
     return AEB_UNLIKELY(count < 0) ? NULL : PyLong_FromSsize_t(count);

@@ -1,7 +1,10 @@
-/* Keys and event names: which texts can be one, and the form that the registry knows them in. */
+/* Keys and event names: what can be one, and the form that the registry knows it in. */
 #include "keys.h"
 
 #include "subscription.h"
+
+/* How much of the repr of a bad key an error message quotes, in characters. */
+#define MAX_SHOWN 200
 
 typedef enum { NAME_EXACT, NAME_ANY, NAME_PATTERN, NAME_BAD } name_kind;
 
@@ -57,17 +60,13 @@ classify_name(PyObject *name, const char **rule)
 }
 
 /* name, or the value of the enum member it is, as an exact str: a subclass may have an __eq__ and a
- * __hash__ of its own, which must never run. */
+ * __hash__ of its own, which must never run.  NULL, without an exception, when it is no text. */
 static PyObject *
-exact_str(PyObject *name, const char *what)
+exact_str(PyObject *name)
 {
     PyObject *text = PyUnicode_Check(name) ? Py_NewRef(name) : aeb_enum_value(name);
-    if (text == NULL && PyErr_Occurred()) {
-        return NULL;
-    }
     if (text == NULL || !PyUnicode_Check(text)) {
         Py_XDECREF(text);
-        PyErr_Format(PyExc_TypeError, "%s must be a str, not %.200s", what, Py_TYPE(name)->tp_name);
         return NULL;
     }
     PyObject *exact = PyUnicode_FromObject(text);
@@ -80,24 +79,50 @@ exact_str(PyObject *name, const char *what)
     return exact;
 }
 
+/* TypeError for what is neither a text nor a class. */
+static void
+refuse_key(PyObject *key)
+{
+    const char *type_name = Py_TYPE(key)->tp_name;
+    PyObject *shown = PyObject_Repr(key);
+    if (shown == NULL) {
+        if (aeb_clear_ordinary_exception() < 0) {
+            return;
+        }
+        PyErr_Format(PyExc_TypeError, "a key must be a str or a class, not %.200s", type_name);
+        return;
+    }
+    if (PyUnicode_GET_LENGTH(shown) > MAX_SHOWN) {
+        Py_SETREF(shown, PyUnicode_Substring(shown, 0, MAX_SHOWN));
+    }
+    if (shown != NULL) {
+        PyErr_Format(PyExc_TypeError, "bad key %U: it must be a str or a class, not %.200s", shown,
+                     type_name);
+        Py_DECREF(shown);
+    }
+}
+
 PyObject *
 aeb_key_normalize(PyObject *key)
 {
-    PyObject *exact = exact_str(key, "key");
+    if (PyType_Check(key)) {
+        return Py_NewRef(key);
+    }
+    PyObject *exact = exact_str(key);
     if (exact == NULL) {
+        if (!PyErr_Occurred()) {
+            refuse_key(key);
+        }
         return NULL;
     }
     const char *rule = NULL;
     switch (classify_name(exact, &rule)) {
     case NAME_EXACT:
+    case NAME_PATTERN:
         return exact;
     case NAME_ANY:
         Py_DECREF(exact);
         return PyUnicode_InternFromString("*");
-    case NAME_PATTERN:
-        PyErr_Format(PyExc_ValueError,
-                     "key %R is a pattern: this version supports exact names and '*' only", exact);
-        break;
     case NAME_BAD:
         PyErr_Format(PyExc_ValueError, "bad key %R: %s", exact, rule);
         break;
@@ -109,8 +134,12 @@ aeb_key_normalize(PyObject *key)
 PyObject *
 aeb_event_name_normalize(PyObject *name)
 {
-    PyObject *exact = exact_str(name, "event name");
+    PyObject *exact = exact_str(name);
     if (exact == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError, "event name must be a str, not %.200s",
+                         Py_TYPE(name)->tp_name);
+        }
         return NULL;
     }
     const char *rule = "it is a pattern, and a pattern is not an event";
@@ -120,4 +149,24 @@ aeb_event_name_normalize(PyObject *name)
     PyErr_Format(PyExc_ValueError, "bad event name %R: %s", exact, rule);
     Py_DECREF(exact);
     return NULL;
+}
+
+bool
+aeb_key_equal(PyObject *a, PyObject *b)
+{
+    return a == b ||
+           (PyUnicode_CheckExact(a) && PyUnicode_CheckExact(b) && PyUnicode_Compare(a, b) == 0);
+}
+
+bool
+aeb_key_has_star(PyObject *key)
+{
+    return PyUnicode_CheckExact(key) &&
+           PyUnicode_FindChar(key, '*', 0, PyUnicode_GET_LENGTH(key), 1) >= 0;
+}
+
+PyObject *
+aeb_key_listed(PyObject *key)
+{
+    return PyUnicode_CheckExact(key) ? Py_NewRef(key) : PyLong_FromVoidPtr(key);
 }

@@ -1,27 +1,207 @@
-/* Plans: what the registry's lists come to for one event name, made at its first emission and kept.
+/* Plans: the handlers that one event reaches, sorted and split once for all its emissions.
  *
- * Plans of names that nobody subscribed to exactly are all the same one, `any_plan`; `plans` holds
- * a bounded number of such names, so a million distinct names do not grow memory.
- *
- * What registry.c says about locking holds here too.
+ * A plan is made of lists that are sorted already: those of the exact name, of the classes of a
+ * published object, of each pattern that matches, and of "*".  They are merged two by two, so the
+ * common case of one list costs no comparison.
  */
 #include "plan.h"
 
-#include "keys.h"
-#include "schema.h"
+#include <string.h>
 
-/* Names without an exact subscription that are kept before the plans are dropped and begun anew. */
-#define MAX_ANY_PLANS 1024
+/* ---- merging ---------------------------------------------------------------------------------- */
 
-/* Longer names, in characters, are not kept: a few long ones take as much as many short ones. */
-#define MAX_ANY_NAME 256
+void
+aeb_sources_init(aeb_sources *sources)
+{
+    sources->items = sources->fixed;
+    sources->capacity = Py_ARRAY_LENGTH(sources->fixed);
+    sources->n = sources->total = 0;
+}
 
-/* ---- the type ------------------------------------------------------------------------------- */
+void
+aeb_sources_free(aeb_sources *sources)
+{
+    if (sources->items != sources->fixed) {
+        PyMem_Free(sources->items);
+    }
+}
+
+int
+aeb_sources_add(aeb_sources *sources, PyObject *list, aeb_form form)
+{
+    if (list == NULL) {
+        return 0;
+    }
+    if (sources->n == sources->capacity) {
+        bool fixed = sources->items == sources->fixed;
+        size_t size = (size_t)sources->n * sizeof(aeb_source);
+        aeb_source *grown = PyMem_Realloc(fixed ? NULL : sources->items, 2 * size);
+        if (grown == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        if (fixed) {
+            memcpy(grown, sources->fixed, size);
+        }
+        sources->items = grown;
+        sources->capacity *= 2;
+    }
+    sources->items[sources->n++] = (aeb_source){list, form};
+    sources->total += PyList_GET_SIZE(list);
+    return 0;
+}
+
+/* Copies the active subscriptions of a list, which are borrowed.  Returns how many. */
+static Py_ssize_t
+copy_source(const aeb_source *source, aeb_plan_entry *to)
+{
+    Py_ssize_t n = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(source->list); i++) {
+        aeb_subscription *sub = (aeb_subscription *)PyList_GET_ITEM(source->list, i);
+        if (sub->bus != NULL) {
+            to[n++] = (aeb_plan_entry){sub, sub->envelope ? AEB_FORM_EVENT : source->form};
+        }
+    }
+    return n;
+}
+
+/* Merges two sorted runs into `to`.  Of entries with the same subscription the left one stays.
+ * Returns how many there are. */
+static Py_ssize_t
+merge_runs(const aeb_plan_entry *a, Py_ssize_t n_a, const aeb_plan_entry *b, Py_ssize_t n_b,
+           aeb_plan_entry *to)
+{
+    Py_ssize_t i = 0, j = 0, n = 0;
+    while (i < n_a && j < n_b) {
+        if (a[i].sub == b[j].sub) {
+            j++;
+        }
+        else if (aeb_subscription_before(b[j].sub, a[i].sub)) {
+            to[n++] = b[j++];
+        }
+        else {
+            to[n++] = a[i++];
+        }
+    }
+    while (i < n_a) {
+        to[n++] = a[i++];
+    }
+    while (j < n_b) {
+        to[n++] = b[j++];
+    }
+    return n;
+}
+
+/* Merges the runs in `from`, each as long as `sizes` says, by way of `to`, which has as much room.
+ * Returns which of the two has all entries in the end, sizes[0] of them. */
+static aeb_plan_entry *
+merge_all(aeb_plan_entry *from, aeb_plan_entry *to, Py_ssize_t *sizes, Py_ssize_t n_runs)
+{
+    while (n_runs > 1) {
+        aeb_plan_entry *read = from, *written = to;
+        Py_ssize_t n_merged = 0;
+        for (Py_ssize_t i = 0; i < n_runs; i += 2) {
+            Py_ssize_t n_a = sizes[i], n_b = i + 1 < n_runs ? sizes[i + 1] : 0;
+            Py_ssize_t n = merge_runs(read, n_a, read + n_a, n_b, written);
+            read += n_a + n_b;
+            written += n;
+            sizes[n_merged++] = n;
+        }
+        aeb_plan_entry *swapped = from;
+        from = to;
+        to = swapped;
+        n_runs = n_merged;
+    }
+    return from;
+}
+
+/* ---- plans ------------------------------------------------------------------------------------ */
+
+/* Fills a fresh plan: the sync handlers in order, then the async ones. */
+static void
+plan_fill(aeb_plan *plan, const aeb_plan_entry *entries, Py_ssize_t n)
+{
+    for (int async_pass = 0; async_pass <= 1; async_pass++) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            aeb_plan_entry entry = entries[i];
+            if (entry.sub->is_async == (bool)async_pass) {
+                Py_INCREF(entry.sub);
+                plan->entries[plan->n_entries++] = entry;
+                plan->flags |= entry.form == AEB_FORM_EVENT ? AEB_PLAN_ENVELOPE : 0;
+                plan->flags |= entry.sub->careful ? AEB_PLAN_CAREFUL : 0;
+            }
+        }
+        if (!async_pass) {
+            plan->n_sync = plan->n_entries;
+        }
+    }
+}
+
+/* Room on the C stack that most plans make do with. */
+#define FEW_ENTRIES 16
+#define FEW_SOURCES 8
+
+int
+aeb_plan_new(aeb_bus *bus, PyObject *name, aeb_counter *counter, const aeb_sources *sources,
+             uint64_t version, aeb_plan **plan)
+{
+    aeb_plan_entry few_entries[2 * FEW_ENTRIES], *entries = few_entries;
+    Py_ssize_t few_sizes[FEW_SOURCES], *sizes = few_sizes;
+    int status = -1;
+    *plan = NULL;
+    if (sources->total > FEW_ENTRIES) {
+        entries = PyMem_New(aeb_plan_entry, 2 * (size_t)sources->total);
+    }
+    if (sources->n > FEW_SOURCES) {
+        sizes = PyMem_New(Py_ssize_t, (size_t)sources->n);
+    }
+    if (entries == NULL || sizes == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_ssize_t n = 0;
+    for (Py_ssize_t i = 0; i < sources->n; i++) {
+        sizes[i] = copy_source(&sources->items[i], entries + n);
+        n += sizes[i];
+    }
+    const aeb_plan_entry *merged = merge_all(entries, entries + sources->total, sizes, sources->n);
+    n = sources->n == 0 ? 0 : sizes[0];
+
+    aeb_plan *fresh = aeb_type_alloc(bus->state->plan_type, n);
+    if (fresh == NULL) {
+        goto done;
+    }
+    fresh->name = Py_NewRef(name);
+    fresh->counter = (aeb_counter *)Py_NewRef((PyObject *)counter);
+    if (version != bus->plans_version) {
+        /* The allocation ran a collection, and a finaliser subscribed or cancelled: what is in
+         * `merged` may be gone. */
+        Py_DECREF(fresh);
+        status = 0;
+        goto done;
+    }
+    plan_fill(fresh, merged, n);
+    *plan = fresh;
+    status = 1;
+
+done:
+    if (entries != few_entries) {
+        PyMem_Free(entries);
+    }
+    if (sizes != few_sizes) {
+        PyMem_Free(sizes);
+    }
+    return status;
+}
+
+/* ---- the type --------------------------------------------------------------------------------- */
 
 static int
 plan_traverse(aeb_plan *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->counter);
+    Py_VISIT(self->made_for);
     for (Py_ssize_t i = 0; i < self->n_entries; i++) {
         Py_VISIT(self->entries[i].sub);
     }
@@ -29,6 +209,7 @@ plan_traverse(aeb_plan *self, visitproc visit, void *arg)
     return 0;
 }
 
+/* An emission that holds the plan still counts itself, so name and counter stay. */
 static int
 plan_clear(aeb_plan *self)
 {
@@ -47,6 +228,9 @@ plan_dealloc(aeb_plan *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     (void)plan_clear(self);
+    Py_CLEAR(self->counter);
+    Py_CLEAR(self->name);
+    Py_CLEAR(self->made_for);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
@@ -66,206 +250,6 @@ static PyType_Spec plan_spec = {
              Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = plan_slots,
 };
-
-static Py_ssize_t
-plan_list_size(PyObject *list)
-{
-    return list == NULL ? 0 : PyList_GET_SIZE(list);
-}
-
-static aeb_subscription *
-plan_list_item(PyObject *list, Py_ssize_t i)
-{
-    return (aeb_subscription *)PyList_GET_ITEM(list, i);
-}
-
-/* The next subscription of two sorted lists in common order.  One that stands in both is delivered
- * once, in its exact form. */
-static aeb_plan_entry
-merge_next(PyObject *exact, Py_ssize_t *i, PyObject *any, Py_ssize_t *j)
-{
-    aeb_subscription *a = *i < plan_list_size(exact) ? plan_list_item(exact, *i) : NULL;
-    aeb_subscription *b = *j < plan_list_size(any) ? plan_list_item(any, *j) : NULL;
-    bool take_exact = b == NULL || (a != NULL && !aeb_subscription_before(b, a));
-    aeb_plan_entry entry = {
-        .sub = take_exact ? a : b,
-        .form = take_exact ? AEB_FORM_PAYLOAD : AEB_FORM_NAME_PAYLOAD,
-    };
-    *i += take_exact;
-    *j += !take_exact || a == b;
-    if (entry.sub->envelope) {
-        entry.form = AEB_FORM_EVENT;
-    }
-    return entry;
-}
-
-/* Fills a fresh plan: the sync handlers in order, then the async ones.  Runs no Python code. */
-static void
-plan_fill(aeb_plan *plan, PyObject *exact, PyObject *any)
-{
-    for (int async_pass = 0; async_pass <= 1; async_pass++) {
-        Py_ssize_t i = 0, j = 0;
-        while (i < plan_list_size(exact) || j < plan_list_size(any)) {
-            aeb_plan_entry entry = merge_next(exact, &i, any, &j);
-            if (entry.sub->bus != NULL && entry.sub->is_async == (bool)async_pass) {
-                Py_INCREF(entry.sub);
-                plan->entries[plan->n_entries++] = entry;
-                plan->flags |= entry.form == AEB_FORM_EVENT ? AEB_PLAN_ENVELOPE : 0;
-                plan->flags |= entry.sub->careful ? AEB_PLAN_CAREFUL : 0;
-            }
-        }
-        if (!async_pass) {
-            plan->n_sync = plan->n_entries;
-        }
-    }
-}
-
-/* A plan for the lists that `key` (NULL: none) and "*" have at this moment. */
-static aeb_plan *
-plan_new(aeb_bus *bus, PyObject *key)
-{
-    PyObject *any_key = bus->state->any_key;
-    for (;;) {
-        PyObject *exact = key == NULL ? NULL : PyDict_GetItemWithError(bus->lists, key);
-        PyObject *any = PyDict_GetItemWithError(bus->lists, any_key);
-        Py_ssize_t capacity = plan_list_size(exact) + plan_list_size(any);
-        aeb_plan *plan = aeb_type_alloc(bus->state->plan_type, capacity);
-        if (plan == NULL) {
-            return NULL;
-        }
-        /* The allocation may have run a collection, and a finaliser may have subscribed. */
-        exact = key == NULL ? NULL : PyDict_GetItemWithError(bus->lists, key);
-        any = PyDict_GetItemWithError(bus->lists, any_key);
-        if (plan_list_size(exact) + plan_list_size(any) <= capacity) {
-            plan_fill(plan, exact, any);
-            return plan;
-        }
-        Py_DECREF(plan);
-    }
-}
-
-/* Lets go of all plans but the one of "*", which is the same for all names without their own. */
-static void
-drop_own_plans(aeb_bus *bus)
-{
-    bus->plans_version++;
-    bus->n_any_plans = 0;
-    PyDict_Clear(bus->plans);
-}
-
-/* The plan of every name that nobody subscribed to exactly, a new reference. */
-static aeb_plan *
-any_plan(aeb_bus *bus)
-{
-    if (bus->any_plan == NULL) {
-        PyObject *fresh = (PyObject *)plan_new(bus, NULL);
-        if (bus->any_plan != NULL) {
-            Py_CLEAR(fresh); /* a finaliser emitted while it was made: they are the same */
-        }
-        bus->any_plan = fresh != NULL ? fresh : bus->any_plan;
-    }
-    return (aeb_plan *)Py_XNewRef(bus->any_plan);
-}
-
-/* Remembers the plan of a name unless a finaliser has had the same idea: the one in `plans` stays,
- * because emitters may have borrowed it.  A new reference to that, or NULL. */
-static aeb_plan *
-remember_plan(aeb_bus *bus, PyObject *name, aeb_plan *plan_steal, bool own)
-{
-    if (!own && PyUnicode_GET_LENGTH(name) > MAX_ANY_NAME) {
-        return plan_steal;
-    }
-    PyObject *kept = Py_XNewRef(PyDict_SetDefault(bus->plans, name, (PyObject *)plan_steal));
-    bus->n_any_plans += !own && kept != NULL;
-    Py_DECREF(plan_steal);
-    return (aeb_plan *)kept;
-}
-
-aeb_plan *
-aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
-{
-    PyObject *exact = aeb_event_name_normalize(name);
-    if (exact == NULL) {
-        return NULL;
-    }
-    /* A str subclass comes here each time, although its plan may exist. */
-    aeb_plan *plan = (aeb_plan *)Py_XNewRef(PyDict_GetItemWithError(bus->plans, exact));
-    if (plan == NULL && aeb_schema_admit(bus, exact) < 0) {
-        Py_DECREF(exact);
-        return NULL;
-    }
-    while (plan == NULL) {
-        PyObject *check = aeb_schema_checker(bus, exact);
-        bool own = check != NULL || PyDict_GetItemWithError(bus->lists, exact) != NULL;
-        if (!own && bus->n_any_plans >= MAX_ANY_PLANS) {
-            drop_own_plans(bus);
-        }
-        uint64_t version = bus->plans_version;
-        plan = own ? plan_new(bus, exact) : any_plan(bus);
-        if (plan != NULL && version != bus->plans_version) {
-            Py_CLEAR(plan); /* a finaliser subscribed or cancelled while it was made: once more */
-            continue;
-        }
-        if (plan != NULL && check != NULL) {
-            plan->check = Py_NewRef(check);
-            plan->flags |= AEB_PLAN_CHECKED;
-        }
-        if (plan == NULL || (plan = remember_plan(bus, exact, plan, own)) == NULL) {
-            Py_DECREF(exact);
-            return NULL;
-        }
-    }
-    *exact_name = exact;
-    return plan;
-}
-
-void
-aeb_plans_drop_all(aeb_bus *bus)
-{
-    PyObject *stale = bus->any_plan;
-    bus->any_plan = NULL;
-    drop_own_plans(bus);
-    Py_XDECREF(stale);
-}
-
-void
-aeb_plans_drop(aeb_bus *bus, PyObject *key)
-{
-    if (key == bus->state->any_key) {
-        aeb_plans_drop_all(bus);
-        return;
-    }
-    bus->plans_version++;
-    if (PyDict_GetItemWithError(bus->plans, key) != NULL && PyDict_DelItem(bus->plans, key) < 0) {
-        PyErr_Clear(); /* it was there: only the dict's own allocation can fail */
-        drop_own_plans(bus);
-    }
-}
-
-/* ---- life cycle ---------------------------------------------------------------------------- */
-
-int
-aeb_plans_init(aeb_bus *bus)
-{
-    bus->plans = PyDict_New();
-    return bus->plans == NULL ? -1 : 0;
-}
-
-int
-aeb_plans_traverse(aeb_bus *bus, visitproc visit, void *arg)
-{
-    Py_VISIT(bus->plans);
-    Py_VISIT(bus->any_plan);
-    return 0;
-}
-
-void
-aeb_plans_clear(aeb_bus *bus)
-{
-    if (bus->plans != NULL) {
-        aeb_plans_drop_all(bus);
-    }
-}
 
 int
 aeb_plan_init_type(PyObject *module, aeb_state *state)

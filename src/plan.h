@@ -1,14 +1,15 @@
-/* Plans: which handlers an event name reaches, found out once and kept. */
+/* Plans: the handlers that one event reaches, sorted and split once for all its emissions. */
 #ifndef AEB_PLAN_H
 #define AEB_PLAN_H
 
 #include "bus_object.h"
+#include "counter.h"
 #include "subscription.h"
 
 /* What a handler is called with. */
 typedef enum {
-    AEB_FORM_PAYLOAD,      /* (payload): an exact key */
-    AEB_FORM_NAME_PAYLOAD, /* (event_name, payload): a wildcard key */
+    AEB_FORM_PAYLOAD,      /* (payload): an exact key or a class */
+    AEB_FORM_NAME_PAYLOAD, /* (event_name, payload): "*" or a pattern */
     AEB_FORM_EVENT,        /* (Event): envelope=True */
 } aeb_form;
 
@@ -22,7 +23,7 @@ typedef struct {
 typedef enum {
     AEB_PLAN_ENVELOPE = 1 << 0, /* some handler is called with an Event */
     AEB_PLAN_CAREFUL = 1 << 1,  /* the handlers are called by careful.c */
-    AEB_PLAN_CHECKED = 1 << 4,  /* the payload is checked first */
+    AEB_PLAN_CHECKED = 1 << 2,  /* the payload is checked first */
 } aeb_plan_flag;
 
 /* The handlers of one event name: the sync ones in order, then the async ones in order.  Never
@@ -31,40 +32,41 @@ typedef struct {
     PyObject_VAR_HEAD
     Py_ssize_t n_sync;
     Py_ssize_t n_entries;
-    unsigned flags;  /* aeb_plan_flag */
-    PyObject *check; /* what checks payloads, see schema.h, or NULL */
+    unsigned flags;       /* aeb_plan_flag */
+    PyObject *check;      /* what checks payloads, see schema.h, or NULL */
+    aeb_counter *counter; /* strong: of the events of this name */
+    PyObject *name;       /* exact str */
+    PyObject *made_for;   /* tuple: what is known of the class, see plan_cache.c; NULL for a name */
     aeb_plan_entry entries[1];
 } aeb_plan;
 
 int aeb_plan_init_type(PyObject *module, aeb_state *state);
 
-int aeb_plans_init(aeb_bus *bus);
-int aeb_plans_traverse(aeb_bus *bus, visitproc visit, void *arg);
-void aeb_plans_clear(aeb_bus *bus);
+/* Lists of subscriptions, each sorted, that make up a plan.  A list is borrowed: what runs Python
+ * code, and before 3.12 what allocates, can end it, and bus->plans_version goes up then. */
+typedef struct {
+    PyObject *list;
+    aeb_form form;
+} aeb_source;
 
-/* Drops the plans that a change under `key` has made stale.  Releasing them can run finalisers. */
-void aeb_plans_drop(aeb_bus *bus, PyObject *key);
+typedef struct {
+    aeb_source *items;
+    Py_ssize_t n;
+    Py_ssize_t capacity;
+    Py_ssize_t total; /* subscriptions in all of them */
+    aeb_source fixed[8];
+} aeb_sources;
 
-/* The same for a change that may concern all of them. */
-void aeb_plans_drop_all(aeb_bus *bus);
+void aeb_sources_init(aeb_sources *sources);
+void aeb_sources_free(aeb_sources *sources);
 
-/* The plan of an event name not in bus->plans yet; *exact_name receives the name as exact str. Both
- * are new references.  NULL with ValueError or TypeError when it is no event name.  The bus holds
- * the plan itself as long as bus->plans_version stays as it is on return. */
-aeb_plan *aeb_registry_make_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name);
+/* Adds a list of subscriptions; nothing when it is NULL.  0 or -1. */
+int aeb_sources_add(aeb_sources *sources, PyObject *list, aeb_form form);
 
-/* The plan of an event name: one dict look-up for a name seen before. */
-static inline aeb_plan *
-aeb_registry_plan(aeb_bus *bus, PyObject *name, PyObject **exact_name)
-{
-    if (AEB_LIKELY(PyUnicode_CheckExact(name))) {
-        PyObject *plan = PyDict_GetItemWithError(bus->plans, name);
-        if (AEB_LIKELY(plan != NULL)) {
-            *exact_name = Py_NewRef(name);
-            return (aeb_plan *)Py_NewRef(plan);
-        }
-    }
-    return aeb_registry_make_plan(bus, name, exact_name);
-}
+/* Makes a plan of the sources that the bus has in version `version`.  A subscription that stands in
+ * several of them is in the plan once, in the form of the first.  1; 0 when the sources have changed
+ * meanwhile; -1 with an exception. */
+int aeb_plan_new(aeb_bus *bus, PyObject *name, aeb_counter *counter, const aeb_sources *sources,
+                 uint64_t version, aeb_plan **plan);
 
 #endif

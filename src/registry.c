@@ -1,25 +1,37 @@
-/* The registry: which handlers an event name reaches, compiled into immutable plans.
+/* The registry: the subscriptions of a bus, listed by key.
  *
- * Two dicts.  `lists` maps each key to its subscriptions, sorted by priority and registration:
- * the truth.  `plans` maps event names to what an emission needs, the exact and the wildcard list
- * merged: a cache.  A change to `lists` drops the plans it concerns and the next emission makes new
- * ones; emissions in flight go on with the plan they hold and skip what has ended since.
+ * `lists` maps each key to its subscriptions, sorted by priority and registration; the keys that are
+ * patterns stand in a trie besides (patterns.c).  That is the truth.  What an emission needs are plans
+ * (plan.c), which are made from the lists and kept (plan_cache.c).  A change to a list drops the plans
+ * that it concerns and the next emission makes new ones; emissions in flight go on with the plan they
+ * hold and skip what has ended since.
  *
- * Locking: every key in both dicts is an exact str, every list is private, and no subscription has
- * an __eq__, so looking up and changing them runs no Python code and the GIL is never given up
- * in the middle of it.  Python code (finalisers) can run when a plan, a list or a subscription is
- * released, and, before 3.12, when an object is allocated.  So each function allocates first, then
- * changes the registry, then releases.
+ * Locking: every key in all the dicts is an exact str or int, every list is private, and no
+ * subscription has an __eq__, so looking up and changing them runs no Python code and the GIL is never
+ * given up in the middle of it.  Python code (finalisers) can run when a plan, a list or a subscription
+ * is released, and, before 3.12, when an object is allocated that the collector knows, which str and
+ * int are not.  So each function allocates first, then changes the registry, then releases.
+ * plans_version goes up with every change, and whoever has used lists around an allocation begins
+ * again when it did.
  */
 #include "registry.h"
 
 #include "plan.h"
 #include "weak.h"
+#include "keys.h"
+#include "patterns.h"
 
 static aeb_subscription *
 list_item(PyObject *list, Py_ssize_t i)
 {
     return (aeb_subscription *)PyList_GET_ITEM(list, i);
+}
+
+/* Whether a normalised key stands in the trie. */
+static bool
+is_pattern(aeb_bus *bus, PyObject *key)
+{
+    return key != bus->state->any_key && aeb_key_has_star(key);
 }
 
 /* ---- lists --------------------------------------------------------------------------------- */
@@ -41,48 +53,80 @@ list_position(PyObject *list, const aeb_subscription *sub)
     return low;
 }
 
+/* The list of a key, made when there is none.  A new reference, or NULL. */
+static PyObject *
+require_list(aeb_bus *bus, PyObject *key, PyObject *listed)
+{
+    PyObject *list = PyDict_GetItemWithError(bus->lists, listed);
+    if (list != NULL) {
+        return Py_NewRef(list);
+    }
+    PyObject *fresh = PyList_New(0);
+    if (fresh == NULL) {
+        return NULL;
+    }
+    /* Another subscription may have come while the list was made: setdefault decides. */
+    list = Py_XNewRef(PyDict_SetDefault(bus->lists, listed, fresh));
+    if (list == fresh && is_pattern(bus, key) && aeb_patterns_add(&bus->patterns, key) < 0) {
+        PyObject *exc = aeb_take_exception();
+        if (PyDict_DelItem(bus->lists, listed) < 0) {
+            PyErr_Clear(); /* as in list_forget(): an empty list remains */
+        }
+        aeb_restore_exception_steal(exc);
+        Py_CLEAR(list);
+    }
+    Py_DECREF(fresh);
+    return list;
+}
+
+/* Removes the list of a key.  0 or -1. */
+static int
+list_forget(aeb_bus *bus, PyObject *key, PyObject *listed)
+{
+    if (PyDict_DelItem(bus->lists, listed) < 0) {
+        return -1;
+    }
+    if (is_pattern(bus, key)) {
+        aeb_patterns_remove(&bus->patterns, key);
+    }
+    return 0;
+}
+
 static int
 list_add(aeb_bus *bus, PyObject *key, aeb_subscription *sub)
 {
-    PyObject *list = Py_XNewRef(PyDict_GetItemWithError(bus->lists, key));
-    if (list == NULL) {
-        PyObject *fresh = PyList_New(0);
-        if (fresh == NULL) {
-            return -1;
+    PyObject *listed = aeb_key_listed(key);
+    PyObject *list = listed == NULL ? NULL : require_list(bus, key, listed);
+    int status = -1;
+    if (list != NULL) {
+        bus->plans_version++;
+        status = PyList_Insert(list, list_position(list, sub), (PyObject *)sub);
+        if (status < 0 && PyList_GET_SIZE(list) == 0) {
+            PyObject *exc = aeb_take_exception();
+            (void)list_forget(bus, key, listed);
+            aeb_restore_exception_steal(exc);
         }
-        /* Another subscription may have come while the list was made: setdefault decides. */
-        list = Py_XNewRef(PyDict_SetDefault(bus->lists, key, fresh));
-        Py_DECREF(fresh);
-        if (list == NULL) {
-            return -1;
-        }
+        Py_DECREF(list);
     }
-    int result = PyList_Insert(list, list_position(list, sub), (PyObject *)sub);
-    Py_DECREF(list);
-    return result;
+    Py_XDECREF(listed);
+    return status;
 }
 
 static void
 list_discard(aeb_bus *bus, PyObject *key, aeb_subscription *sub)
 {
-    PyObject *list = PyDict_GetItemWithError(bus->lists, key);
-    if (list == NULL) {
-        return;
+    PyObject *listed = aeb_key_listed(key);
+    PyObject *list = listed == NULL ? NULL : PyDict_GetItemWithError(bus->lists, listed);
+    if (list != NULL) {
+        Py_ssize_t i = list_position(list, sub);
+        if (i < PyList_GET_SIZE(list) && list_item(list, i) == sub) {
+            bus->plans_version++;
+            (void)(PyList_GET_SIZE(list) == 1 ? list_forget(bus, key, listed)
+                                              : PyList_SetSlice(list, i, i + 1, NULL));
+        }
     }
-    Py_ssize_t i = list_position(list, sub);
-    if (i >= PyList_GET_SIZE(list) || list_item(list, i) != sub) {
-        return;
-    }
-    int failed;
-    if (PyList_GET_SIZE(list) == 1) {
-        failed = PyDict_DelItem(bus->lists, key) < 0;
-    }
-    else {
-        failed = PyList_SetSlice(list, i, i + 1, NULL) < 0;
-    }
-    if (failed) {
-        PyErr_Clear(); /* out of memory while shrinking: it stays listed, and is skipped as ended */
-    }
+    Py_XDECREF(listed);
+    PyErr_Clear(); /* out of memory while shrinking: it stays listed, and is skipped as ended */
 }
 
 int
@@ -177,7 +221,12 @@ aeb_registry_find(aeb_bus *bus, PyObject *key, PyObject *handler)
         return NULL;
     }
     if (key != NULL) {
-        PyObject *list = Py_XNewRef(PyDict_GetItemWithError(bus->lists, key));
+        PyObject *listed = aeb_key_listed(key);
+        if (listed == NULL) {
+            goto error;
+        }
+        PyObject *list = Py_XNewRef(PyDict_GetItemWithError(bus->lists, listed));
+        Py_DECREF(listed);
         int result = list == NULL ? 0 : find_in_list(list, handler, found);
         Py_XDECREF(list);
         if (result < 0) {
@@ -275,16 +324,32 @@ aeb_registry_clear(aeb_bus *bus)
         }
     }
     bus->n_active = 0;
-    aeb_plans_clear(bus);
+    bus->plans_version++;
+    aeb_patterns_free(bus->patterns);
+    bus->patterns = NULL; /* as `lists` is empty before it releases anything */
     if (bus->lists != NULL) {
         PyDict_Clear(bus->lists);
     }
+    if (bus->plans != NULL) {
+        aeb_plans_drop_all(bus);
+    }
+}
+
+void
+aeb_registry_free(aeb_bus *bus)
+{
+    aeb_registry_clear(bus);
+    Py_CLEAR(bus->lists);
+    aeb_plans_free(bus);
 }
 
 int
 aeb_registry_init_types(PyObject *module, aeb_state *state)
 {
     if (aeb_subscription_init_type(module, state, subscription_methods) < 0) {
+        return -1;
+    }
+    if (aeb_counter_init_type(module, state) < 0) {
         return -1;
     }
     return aeb_plan_init_type(module, state);

@@ -3,7 +3,7 @@
 #define AEB_REGISTRY_H
 
 #include "bus_object.h"
-#include "plan.h"
+#include "plan_cache.h"
 #include "subscription.h"
 
 int aeb_registry_init_types(PyObject *module, aeb_state *state);
@@ -12,6 +12,8 @@ int aeb_registry_init(aeb_bus *bus);
 int aeb_registry_traverse(aeb_bus *bus, visitproc visit, void *arg);
 /* Ends every subscription and releases everything. */
 void aeb_registry_clear(aeb_bus *bus);
+/* The same for a bus that is no more. */
+void aeb_registry_free(aeb_bus *bus);
 
 /* Adds a new subscription under each of its keys and makes it active.  0 or -1. */
 int aeb_registry_add(aeb_bus *bus, aeb_subscription *sub);
@@ -33,7 +35,7 @@ aeb_registry_claim(aeb_subscription *sub)
     return AEB_LIKELY(!sub->once) || aeb_registry_end(sub);
 }
 
-/* The active subscriptions with this key (NULL: all) and handler (NULL: any), in a new list. */
+/* The active subscriptions with this normalised key (NULL: all) and handler (NULL: any), in a new list. */
 PyObject *aeb_registry_find(aeb_bus *bus, PyObject *key, PyObject *handler);
 
 #endif

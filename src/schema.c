@@ -9,7 +9,7 @@
 #include "schema.h"
 
 #include "keys.h"
-#include "plan.h"
+#include "plan_cache.h"
 #include "subscription.h"
 
 /* What `schemas` has under a name: borrowed, or NULL. */
@@ -63,12 +63,15 @@ aeb_schema_define(aeb_bus *bus, PyObject *name, PyObject *schema, PyObject *chec
     return status;
 }
 
-PyObject *
-aeb_schema_checker(aeb_bus *bus, PyObject *name)
+void
+aeb_schema_apply(aeb_bus *bus, aeb_plan *plan)
 {
-    PyObject *pair = declaration_of(bus, name);
+    PyObject *pair = declaration_of(bus, plan->name);
     PyObject *checker = pair == NULL ? Py_None : PyTuple_GET_ITEM(pair, 1);
-    return checker == Py_None ? NULL : checker;
+    if (checker != Py_None) {
+        plan->check = Py_NewRef(checker);
+        plan->flags |= AEB_PLAN_CHECKED;
+    }
 }
 
 int

@@ -2,7 +2,7 @@
 #ifndef AEB_SCHEMA_H
 #define AEB_SCHEMA_H
 
-#include "bus_object.h"
+#include "plan.h"
 
 /* Declares an event.  `checker` is called as checker(name, payload) and raises for a bad payload;
  * None: any payload will do.  `schema` is what the user gave, to tell whether a later declaration is
@@ -10,8 +10,8 @@
  * TypeError for what is no event name. */
 int aeb_schema_define(aeb_bus *bus, PyObject *name, PyObject *schema, PyObject *checker);
 
-/* The checker of an event name, an exact str: borrowed, NULL when there is none. */
-PyObject *aeb_schema_checker(aeb_bus *bus, PyObject *name);
+/* Gives a new plan the checker of its event name, if there is one. */
+void aeb_schema_apply(aeb_bus *bus, aeb_plan *plan);
 
 /* Calls a checker.  0, or -1 with what it raised. */
 int aeb_schema_check(PyObject *checker, PyObject *name, PyObject *payload);

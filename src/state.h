@@ -15,6 +15,7 @@
     X(subscription_type)                                                                           \
     X(event_type)                                                                                  \
     X(plan_type)                                                                                   \
+    X(counter_type)                                                                                \
     X(registrar_type)                                                                              \
     X(emission_type)                                                                               \
     X(emitter_type)                                                                                \

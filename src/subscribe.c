@@ -95,6 +95,18 @@ keys_of_key(PyObject *key)
     return keys;
 }
 
+/* Whether a list of normalised keys has this one. */
+static bool
+has_key(PyObject *keys, PyObject *key)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(keys); i++) {
+        if (aeb_key_equal(PyList_GET_ITEM(keys, i), key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A key, or a list or tuple of them, as a tuple without repetitions. */
 static PyObject *
 keys_of(PyObject *key_or_keys)
@@ -112,8 +124,7 @@ keys_of(PyObject *key_or_keys)
         if (exact == NULL) {
             goto done;
         }
-        int known = PySequence_Contains(keys, exact);
-        int status = known < 0 ? -1 : known > 0 ? 0 : PyList_Append(keys, exact);
+        int status = has_key(keys, exact) ? 0 : PyList_Append(keys, exact);
         Py_DECREF(exact);
         if (status < 0) {
             goto done;
@@ -286,6 +297,7 @@ registrar_traverse(registrar *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->bus);
     Py_VISIT(self->options.where);
+    Py_VISIT(self->keys);
     return 0;
 }
 

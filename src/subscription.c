@@ -250,6 +250,17 @@ aeb_subscription_handler_name(aeb_subscription *sub)
 }
 
 PyObject *
+aeb_class_name(PyTypeObject *type)
+{
+    PyObject *stored = aeb_class_stored_name(type);
+    if (stored != NULL) {
+        return PyUnicode_FromObject(stored); /* users may have set a subclass of str */
+    }
+    const char *last = strrchr(type->tp_name, '.');
+    return PyUnicode_FromString(last == NULL ? type->tp_name : last + 1);
+}
+
+PyObject *
 aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name)
 {
     if (AEB_LIKELY(sub->task_event == event_name)) {
@@ -342,6 +353,7 @@ subscription_traverse(aeb_subscription *self, visitproc visit, void *arg)
     Py_VISIT(self->weak_function);
     Py_VISIT(self->watch);
     Py_VISIT(self->watch_function);
+    Py_VISIT(self->keys); /* with classes; a cycle through one is broken there */
     return 0;
 }
 
@@ -377,17 +389,39 @@ subscription_dealloc(aeb_subscription *self)
 }
 
 static PyObject *
+key_text(PyObject *key)
+{
+    return PyType_Check(key) ? aeb_class_name((PyTypeObject *)key) : PyObject_Repr(key);
+}
+
+/* The keys as they are shown to people: 'a', or ('a', SomeClass). */
+static PyObject *
+keys_text(PyObject *keys)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys);
+    PyObject *text = key_text(PyTuple_GET_ITEM(keys, 0));
+    for (Py_ssize_t i = 1; text != NULL && i < n; i++) {
+        PyObject *next = key_text(PyTuple_GET_ITEM(keys, i));
+        Py_SETREF(text, next == NULL ? NULL : PyUnicode_FromFormat("%U, %U", text, next));
+        Py_XDECREF(next);
+    }
+    if (text != NULL && n > 1) {
+        Py_SETREF(text, PyUnicode_FromFormat("(%U)", text));
+    }
+    return text;
+}
+
+static PyObject *
 subscription_repr(aeb_subscription *self)
 {
     PyObject *name = aeb_subscription_handler_name(self);
-    if (name == NULL) {
-        return NULL;
+    PyObject *keys = name == NULL ? NULL : keys_text(self->keys), *result = NULL;
+    if (keys != NULL) {
+        result = PyUnicode_FromFormat("<Subscription %lld: %U -> %U%s>", (long long)self->id, keys,
+                                      name, self->bus != NULL ? "" : ", inactive");
     }
-    PyObject *what =
-        PyTuple_GET_SIZE(self->keys) == 1 ? PyTuple_GET_ITEM(self->keys, 0) : self->keys;
-    PyObject *result = PyUnicode_FromFormat("<Subscription %lld: %R -> %U%s>", (long long)self->id,
-                                            what, name, self->bus != NULL ? "" : ", inactive");
-    Py_DECREF(name);
+    Py_XDECREF(keys);
+    Py_XDECREF(name);
     return result;
 }
 
@@ -437,7 +471,7 @@ static PyGetSetDef subscription_getset[] = {
 
 static PyMemberDef subscription_members[] = {
     {"keys", T_OBJECT_EX, offsetof(aeb_subscription, keys), READONLY,
-     PyDoc_STR("What it is subscribed to, a tuple of str.")},
+     PyDoc_STR("What it is subscribed to, a tuple of str and classes.")},
     {"id", T_LONGLONG, offsetof(aeb_subscription, id), READONLY,
      PyDoc_STR("Its number on its bus, from 1, never reused.")},
     {"priority", T_LONGLONG, offsetof(aeb_subscription, priority), READONLY,

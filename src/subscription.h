@@ -26,7 +26,7 @@ typedef struct {
      * of ending a subscription, sets it to NULL before anything else can run. */
     struct aeb_bus *bus;
     PyObject *handler; /* a weak one: a weak reference to it, or to the object of a method */
-    PyObject *keys;    /* tuple of exact str */
+    PyObject *keys;    /* tuple of exact str and classes */
     PyObject *where;   /* compiled, see where.h, or NULL */
     /* Of a weak one, else NULL: see weak.c. */
     PyObject *weak_function; /* a weak reference to the function of a method, or NULL */
@@ -63,7 +63,7 @@ aeb_subscription_before(const aeb_subscription *a, const aeb_subscription *b)
  * its business. */
 int aeb_subscription_init_type(PyObject *module, aeb_state *state, PyMethodDef *methods);
 
-/* A new inactive Subscription; `keys` is a tuple of exact str.  TypeError when `handler` cannot be
+/* A new inactive Subscription; `keys` is a tuple of normalised keys.  TypeError when `handler` cannot be
  * one: not callable, a function whose call would run nothing, or an async one to be offloaded. */
 aeb_subscription *aeb_subscription_new(aeb_state *state, PyObject *keys, PyObject *handler,
                                        const aeb_subscription_options *options);
@@ -90,6 +90,17 @@ PyObject *aeb_handler_name(PyObject *handler);
 
 /* The same of a subscription's handler, also when it was held weakly and is gone. */
 PyObject *aeb_subscription_handler_name(aeb_subscription *sub);
+/* The qualified name of a class, as exact str.  Runs no Python code, not that of a metaclass
+ * either.  A new reference, or NULL. */
+PyObject *aeb_class_name(PyTypeObject *type);
+
+/* The str that a class has its qualified name in, borrowed; NULL where it has none of its own. */
+static inline PyObject *
+aeb_class_stored_name(PyTypeObject *type)
+{
+    return PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE) ? ((PyHeapTypeObject *)type)->ht_qualname
+                                                        : NULL;
+}
 
 /* The name of a task that runs the handler for an event: "event -> handler".  A new reference. */
 PyObject *aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name);

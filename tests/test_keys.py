@@ -35,7 +35,7 @@ BAD = ["", ".", "..", "a.", ".a", "a..b", "foo*", "*foo", "a.b*", "a.*b", "***",
 # Not a key because "**" may only stand last; not an event name because of its star.
 BAD_KEYS = [*BAD, "**.a", "a.**.b"]
 
-# Well-formed patterns, for a later version.
+# Keys, and no event names.
 PATTERNS = ["tool.*", "tool.**", "*.error", "a.*.c", "*.*"]
 
 NOT_STRINGS: list[Any] = [5, 1.5, b"a", bytearray(b"a"), object(), ("a",), {"a": 1}]
@@ -90,21 +90,15 @@ def test_malformed_keys_are_refused_with_an_error_that_names_them(
     assert len(bus) == 0
 
 
-@pytest.mark.parametrize("key", PATTERNS)
-@pytest.mark.parametrize("method", ["on", "once", "subscribe", "off", "clear"])
-def test_patterns_are_refused_as_not_supported_yet(bus: EventBus, method: str, key: str) -> None:
-    with pytest.raises(ValueError, match="support") as caught:
-        getattr(bus, method)(key, *([print] if method in ("on", "once", "subscribe") else []))
-    assert repr(key) in str(caught.value)
-    assert len(bus) == 0
-
-
 @pytest.mark.parametrize("key", NOT_STRINGS, ids=lambda key: type(key).__name__)
 @pytest.mark.parametrize("method", ["on", "once"])
-def test_keys_that_are_not_strings_are_refused(bus: EventBus, method: str, key: Any) -> None:
-    with pytest.raises(TypeError) as caught:
+def test_keys_that_are_neither_strings_nor_classes_are_refused(
+    bus: EventBus, method: str, key: Any
+) -> None:
+    with pytest.raises(TypeError, match="must be a str or a class") as caught:
         getattr(bus, method)(key, print)
-    assert type(key).__name__ in str(caught.value) or repr(key) in str(caught.value)
+    assert type(key).__name__ in str(caught.value)
+    assert repr(key) in str(caught.value)
     assert len(bus) == 0
 
 
@@ -294,7 +288,7 @@ class TestSeveralKeys:
         assert log == [("h", 1)]
         assert bus.off("a") == 1
 
-    @pytest.mark.parametrize("bad", ["", "a..b", "tool.*", 5, None])
+    @pytest.mark.parametrize("bad", ["", "a..b", "foo*", 5, None])
     def test_one_bad_key_refuses_them_all(self, bus: Any, bad: Any) -> None:
         with pytest.raises((ValueError, TypeError)):
             bus.subscribe(["good", bad], print)
