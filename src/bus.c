@@ -328,6 +328,12 @@ bus_define_event(aeb_bus *self, PyObject *args)
 }
 
 static PyObject *
+bus_counts(aeb_bus *self, PyObject *Py_UNUSED(ignored))
+{
+    return aeb_registry_counts(self);
+}
+
+static PyObject *
 bus_pending(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 {
     return aeb_schedule_pending(self);
@@ -608,6 +614,8 @@ static PyMethodDef bus_methods[] = {
     {"_subscribe_internal", AEB_METHOD(bus_subscribe_internal), METH_FASTCALL | METH_KEYWORDS,
      PyDoc_STR("_subscribe_internal($self, key_or_keys, handler, /, **options)\n--\n\n"
                "subscribe(), which an async_only bus refuses nothing.")},
+    {"_counts", AEB_METHOD(bus_counts), METH_NOARGS,
+     PyDoc_STR("_counts($self, /)\n--\n\nHow many events of each name were emitted.")},
     {"_pending", AEB_METHOD(bus_pending), METH_NOARGS,
      PyDoc_STR(
          "_pending($self, /)\n--\n\nThe deliveries that emit scheduled and that are not over.")},

@@ -1,8 +1,8 @@
 """Finalisers that subscribe, remove and emit run in the middle of subscribing and removing.
 
 With a collection at nearly every allocation they run inside every call that allocates, while a
-pseudo-random sequence of calls changes the same few names. In the end the bus must agree with what
-is still subscribed.
+pseudo-random sequence of calls changes the same few names, patterns and classes. In the end the bus
+must agree with what is still subscribed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,30 @@ import gc
 import random
 import sys
 import weakref
+from typing import Any
 
 from agent_event_bus import EventBus, Subscription
 
-NAMES = ["a", "b", "c", "d"]
+NAMES = ["a", "b", "c", "d", "a.b", "c.d"]
+
+
+class Base: ...
+
+
+class Derived(Base): ...
+
+
+# What each pattern and class matches of NAMES, and of the objects of the classes.
+MATCHES: dict[Any, list[str]] = {
+    "*": NAMES,
+    "a.*": ["a.b"],
+    "*.*": ["a.b", "c.d"],
+    "c.**": ["c.d"],
+    "*.b": ["a.b"],
+    Base: ["Base", "Derived"],
+    Derived: ["Derived"],
+}
+KEYS = [*NAMES, *MATCHES]
 
 rng = random.Random(int(sys.argv[1]))
 bus = EventBus()
@@ -40,7 +60,7 @@ class Handler:
                 depth -= 1
 
 
-def subscribe(keys: list[str], once: bool = False) -> None:
+def subscribe(keys: list[Any], once: bool = False) -> None:
     priority = rng.randrange(3)
     subscription = bus.subscribe(keys, Handler(), priority=priority, once=once)
     made.append(weakref.ref(subscription))
@@ -48,16 +68,16 @@ def subscribe(keys: list[str], once: bool = False) -> None:
 
 def act() -> None:
     """One call chosen at random."""
-    name = rng.choice(NAMES)
-    choice = rng.randrange(9)
+    name, key = rng.choice(NAMES), rng.choice(KEYS)
+    choice = rng.randrange(10)
     if choice < 2:
-        subscribe([name])
+        subscribe([key])
     elif choice == 2:
-        subscribe([rng.choice(["*", name])], once=True)
+        subscribe([rng.choice(["*", key])], once=True)
     elif choice == 3:
-        subscribe([name, "*", rng.choice(NAMES)])
+        subscribe([name, key, rng.choice(NAMES)])
     elif choice == 4:
-        bus.clear(rng.choice(["*", name]))
+        bus.clear(rng.choice(["*", key]))
     elif choice == 5:
         bus.emit(rng.choice([name, f"{name}.{rng.randrange(2000)}"]))
     elif choice == 6:
@@ -67,6 +87,8 @@ def act() -> None:
     elif choice == 7:
         for subscription in bus.handlers(name)[-1:]:
             subscription.cancel()
+    elif choice == 8:
+        bus.publish(rng.choice([Base(), Derived()]))
     else:
         Handler()
         bus.has_handlers(name)
@@ -81,9 +103,21 @@ gc.set_threshold(700, 10, 10)
 gc.disable()
 
 live = [subscription for ref in made if (subscription := ref()) is not None]
+
+
+def expected(name: str) -> set[int]:
+    """The ids of the subscriptions that an event of this name reaches."""
+    keys = {name, "*", *(key for key, names in MATCHES.items() if name in names)}
+    return {s.id for s in live if s.active and keys.intersection(s.keys)}
+
+
 for name in [*NAMES, "other"]:
-    expected = {s.id for s in live if s.active and ("*" in s.keys or name in s.keys)}
-    assert {s.id for s in bus.handlers(name)} == expected, name
+    assert {s.id for s in bus.handlers(name)} == expected(name), name
+for obj in (Base(), Derived()):
+    before = {s.id: s.calls for s in live}
+    reached = expected(type(obj).__qualname__)
+    assert bus.publish(obj) == len(reached)
+    assert {s.id for s in live if s.calls > before[s.id]} == reached, obj
 assert len(bus) == sum(s.active for s in live)
 bus.clear()
 assert not any(s.active for s in live)
