@@ -4,6 +4,7 @@
 #include "collect.h"
 #include "emission.h"
 #include "emitter.h"
+#include "history.h"
 #include "options.h"
 #include "permit.h"
 #include "publish.h"
@@ -11,8 +12,10 @@
 #include "report.h"
 #include "schedule.h"
 #include "schema.h"
+#include "stats.h"
 #include "subscribe.h"
 #include "subscription.h"
+#include "timing.h"
 
 /* ---- subscribing ----------------------------------------------------------------------------- */
 
@@ -441,31 +444,40 @@ check_on_error(PyObject *on_error)
     return is_async != 0 ? -1 : 0;
 }
 
+/* Sets what all plans have from now on. */
+static void
+set_plan_flags(aeb_bus *self, unsigned flags)
+{
+    if (flags != self->plan_flags) {
+        self->plan_flags = flags;
+        aeb_plans_drop_all(self);
+    }
+}
+
 static int
 bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"name",
-                               "logger",
-                               "on_error",
-                               "loop",
-                               "max_pending",
-                               "max_concurrency",
-                               "handler_timeout",
-                               "strict",
-                               "async_only",
+    static char *keywords[] = {"name",       "history",     "logger",          "on_error",
+                               "loop",       "max_pending", "max_concurrency", "handler_timeout",
+                               "slow_after", "timing",      "strict",          "async_only",
                                NULL};
     PyObject *name = Py_None, *logger = Py_None, *on_error = Py_None, *loop = Py_None;
     PyObject *pending_option = Py_None, *concurrency_option = Py_None, *timeout_option = Py_None;
-    Py_ssize_t max_pending, max_concurrency;
+    PyObject *history_option = NULL, *slow_option = Py_None, *timing_option = Py_False;
     PyObject *strict_option = Py_False, *async_option = Py_False;
-    double handler_timeout;
-    bool strict, async_only;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOOOOO:EventBus", keywords, &name, &logger,
-                                     &on_error, &loop, &pending_option, &concurrency_option,
-                                     &timeout_option, &strict_option, &async_option) ||
+    Py_ssize_t max_pending, max_concurrency, history = 0;
+    double handler_timeout, slow_after;
+    bool timing, strict, async_only;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOOOOOOOO:EventBus", keywords, &name,
+                                     &history_option, &logger, &on_error, &loop, &pending_option,
+                                     &concurrency_option, &timeout_option, &slow_option,
+                                     &timing_option, &strict_option, &async_option) ||
+        (history_option != NULL && aeb_parse_count(history_option, "history", &history) < 0) ||
         aeb_parse_limit(pending_option, "max_pending", &max_pending) < 0 ||
         aeb_parse_limit(concurrency_option, "max_concurrency", &max_concurrency) < 0 ||
         aeb_parse_seconds(timeout_option, "handler_timeout", &handler_timeout) < 0 ||
+        aeb_parse_seconds(slow_option, "slow_after", &slow_after) < 0 ||
+        aeb_parse_flag(timing_option, "timing", &timing) < 0 ||
         aeb_parse_flag(strict_option, "strict", &strict) < 0 ||
         aeb_parse_flag(async_option, "async_only", &async_only) < 0) {
         return -1;
@@ -491,7 +503,11 @@ bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
     self->async_only = async_only;
     self->emit_barred = self->closed || async_only;
     self->strict = strict;
-    aeb_plans_drop_all(self);
+    aeb_plans_drop_all(self); /* a strict bus makes none for some names */
+    aeb_history_configure(self, history);
+    aeb_timing_configure(self, timing, slow_after);
+    set_plan_flags(self, (history > 0 ? AEB_PLAN_RECORDED : 0) |
+                             (timing || slow_after > 0 ? AEB_PLAN_TIMED | AEB_PLAN_CAREFUL : 0));
     Py_XSETREF(self->name, exact_name);
     Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
     Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
@@ -507,6 +523,8 @@ bus_traverse(aeb_bus *self, visitproc visit, void *arg)
     result = result != 0 ? result : aeb_report_traverse(self, visit, arg);
     result = result != 0 ? result : aeb_schema_traverse(self, visit, arg);
     result = result != 0 ? result : aeb_permit_traverse(self, visit, arg);
+    result = result != 0 ? result : aeb_history_traverse(self, visit, arg);
+    result = result != 0 ? result : aeb_timing_traverse(self, visit, arg);
     return result != 0 ? result : aeb_schedule_traverse(self, visit, arg);
 }
 
@@ -518,6 +536,7 @@ bus_tp_clear(aeb_bus *self)
     aeb_report_clear(self);
     aeb_permit_clear(self);
     aeb_schedule_clear(self);
+    aeb_history_clear(self);
     return 0;
 }
 
@@ -531,6 +550,7 @@ bus_dealloc(aeb_bus *self)
     }
     (void)bus_tp_clear(self);
     aeb_registry_free(self);
+    aeb_timing_free(self);
     Py_CLEAR(self->name);
     PyObject *module = self->module;
     type->tp_free((PyObject *)self);
@@ -606,6 +626,8 @@ static PyMethodDef bus_methods[] = {
     {"collect", AEB_METHOD(bus_collect), METH_FASTCALL, bus_collect_doc},
     {"collect_async", AEB_METHOD(bus_collect_async), METH_FASTCALL, bus_collect_async_doc},
     {"emitter", AEB_METHOD(bus_emitter), METH_O, bus_emitter_doc},
+    {"history", AEB_METHOD(aeb_history), METH_VARARGS | METH_KEYWORDS, aeb_history_doc},
+    {"stats", AEB_METHOD(aeb_stats), METH_NOARGS, aeb_stats_doc},
     {"bind_loop", AEB_METHOD(bus_bind_loop), METH_O, bus_bind_loop_doc},
     {"_own_methods", AEB_METHOD(bus_own_methods), METH_NOARGS | METH_CLASS,
      PyDoc_STR("_own_methods($type, /)\n--\n\nMake calls of emit and its like direct.")},
@@ -646,9 +668,9 @@ static PyMemberDef bus_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, logger=None, on_error=None, loop=None, "
+PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, history=0, logger=None, on_error=None, loop=None, "
                       "max_pending=None, max_concurrency=None, handler_timeout=None, "
-                      "strict=False, async_only=False)\n--\n\n"
+                      "slow_after=None, timing=False, strict=False, async_only=False)\n--\n\n"
                       "The native part of agent_event_bus.EventBus.");
 
 static PyType_Slot bus_slots[] = {

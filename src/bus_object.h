@@ -35,6 +35,26 @@ typedef struct aeb_bus {
     /* schema.c */
     PyObject *schemas; /* dict: name of a declared event -> (schema, checker), or NULL */
     bool strict;       /* events that are not in it are refused */
+    /* bus.c, from the options that concern every plan */
+    unsigned plan_flags; /* aeb_plan_flag: what all plans of this bus have */
+
+    /* history.c */
+    PyObject **history;          /* owned ring of Events, or NULL */
+    Py_ssize_t history_limit;    /* how many are kept; 0: none */
+    Py_ssize_t history_capacity; /* how many there is room for so far */
+    Py_ssize_t history_size;     /* how many there are */
+    Py_ssize_t history_oldest;   /* where the oldest one is; 0 until the ring is full */
+
+    /* stats.c reads these; each is counted where it happens */
+    uint64_t n_delivered; /* handlers called */
+    uint64_t n_failed;    /* those that raised an Exception */
+    uint64_t n_cancelled; /* deliveries that ended cancelled, but not by their timeout */
+    uint64_t n_timed_out; /* deliveries that reached their timeout */
+
+    /* timing.c */
+    bool timing;                     /* latencies are kept */
+    double slow_after;               /* seconds that routing an event may take; 0: any */
+    struct aeb_latencies *latencies; /* owned, or NULL before there is one */
 
     /* report.c */
     PyObject *logger;   /* NULL: the logger "agent_event_bus" */

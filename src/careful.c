@@ -11,6 +11,7 @@
 
 #include "outcome.h"
 #include "report.h"
+#include "timing.h"
 #include "where.h"
 
 /* The handler, or its condition, has ended with the pending exception.  0 when that has been dealt
@@ -23,7 +24,7 @@ handler_failed(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool
     if (!guard && occasion->outcomes == NULL) {
         return aeb_report_failure(bus, sub, occasion->name, nested);
     }
-    aeb_ending ending = aeb_account_ending(bus, sub, nested);
+    aeb_ending ending = aeb_account_ending(bus, sub, nested, false);
     if (ending == AEB_ENDED_FATALLY) {
         return -1;
     }
@@ -60,38 +61,44 @@ aeb_admit(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guar
 
 int
 aeb_call_carefully(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occasion, bool nested,
-                   PyObject **awaitable)
+                   uint64_t *clock, aeb_promise *promise)
 {
     aeb_subscription *sub = entry->sub;
     double began = occasion->outcomes != NULL ? aeb_monotonic() : 0.0;
     PyObject *result;
+    *promise = (aeb_promise){NULL, 0};
     int called = aeb_call_any_handler(sub, entry->form, occasion, &result);
-    *awaitable = NULL;
     if (called == 0) {
         return 0;
     }
-    if (called < 0) {
-        return handler_failed(bus, sub, occasion, true, nested, began) < 0 ? -1 : 1;
+    bool awaitable = result != NULL && result != Py_None && aeb_is_awaitable(result);
+    bool promised = awaitable && (!sub->listener || occasion->awaited);
+    if (clock != NULL) {
+        promise->took = aeb_timing_lap(clock);
+        if (!promised) { /* else what it returned is measured with it, when that is over */
+            aeb_timing_note(sub, occasion->watch, promise->took);
+        }
+    }
+    if (promised) {
+        promise->awaitable = result;
+        return 1;
+    }
+    if (awaitable) { /* nobody can be made to wait for the stream: what it has no room for is lost */
+        int closed = aeb_close_awaitable(bus->state, result);
+        Py_SETREF(result, closed < 0 ? NULL : Py_NewRef(Py_None));
     }
     int status = 0;
-    if (aeb_is_awaitable(result)) {
-        if (!sub->listener || occasion->awaited) {
-            *awaitable = result;
-            return 1;
-        }
-        /* Nobody can be made to wait for the stream: what it has no room for is lost. */
-        status = aeb_close_awaitable(bus->state, result);
-        Py_SETREF(result, Py_NewRef(Py_None));
-        if (status < 0) {
-            Py_DECREF(result);
-            return handler_failed(bus, sub, occasion, true, nested, began) < 0 ? -1 : 1;
-        }
+    if (result == NULL) {
+        status = handler_failed(bus, sub, occasion, true, nested, began);
     }
-    if (occasion->outcomes != NULL) {
+    else if (occasion->outcomes != NULL) {
         status =
             aeb_outcome_add(bus->state, occasion->outcomes, sub, AEB_ENDED_WELL, result, began);
     }
-    Py_DECREF(result);
+    Py_XDECREF(result);
+    if (clock != NULL) { /* what has just been done is no part of the next one's time */
+        (void)aeb_timing_lap(clock);
+    }
     return status < 0 ? -1 : 1;
 }
 
@@ -100,22 +107,26 @@ aeb_dispatch_carefully(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, boo
                        PyObject **late)
 {
     Py_ssize_t n_called = 0;
-    for (Py_ssize_t i = 0; i < plan->n_sync; i++) {
+    int status = 0;
+    bool timed = plan->flags & AEB_PLAN_TIMED;
+    uint64_t clock = timed && plan->n_sync > 0 ? aeb_monotonic_ns() : 0;
+    for (Py_ssize_t i = 0; status >= 0 && i < plan->n_sync; i++) {
         aeb_plan_entry *entry = &plan->entries[i];
-        int status = aeb_admit(bus, entry->sub, occasion, true, nested);
-        if (status == 0) {
+        aeb_promise promise;
+        if (timed && (status = aeb_timing_prepare(bus, entry->sub)) < 0) {
+            break;
+        }
+        status = aeb_admit(bus, entry->sub, occasion, true, nested);
+        if (status <= 0) {
             continue;
         }
-        PyObject *awaitable = NULL;
-        int called = status < 0 ? -1 : aeb_call_carefully(bus, entry, occasion, nested, &awaitable);
-        if (awaitable != NULL) {
-            status = aeb_add_late(late, i, awaitable);
-            Py_DECREF(awaitable);
+        status = aeb_call_carefully(bus, entry, occasion, nested, timed ? &clock : NULL, &promise);
+        n_called += status != 0; /* it was called, also when the error must propagate */
+        if (promise.awaitable != NULL) {
+            status = aeb_add_late(late, i, promise.awaitable, promise.took);
+            Py_DECREF(promise.awaitable);
         }
-        if (called < 0 || status < 0) {
-            return -1;
-        }
-        n_called += called;
     }
-    return n_called;
+    bus->n_delivered += (uint64_t)n_called;
+    return status < 0 ? -1 : n_called;
 }

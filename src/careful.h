@@ -15,10 +15,17 @@ int aeb_admit(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool 
 Py_ssize_t aeb_dispatch_carefully(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                                   PyObject **late);
 
-/* Calls the handler of an entry, which has been claimed, inline.  1, or 0 when it was held weakly and
- * is gone; -1 with an error that must propagate.  What it returns is for *awaitable when it can be
- * awaited, and that is NULL otherwise. */
+/* What a sync handler has returned when it can be awaited, a new reference, or NULL; and how many
+ * nanoseconds the call took, where that is measured. */
+typedef struct {
+    PyObject *awaitable;
+    uint64_t took;
+} aeb_promise;
+
+/* Calls the handler of an entry, which has been claimed, inline.  `clock` is NULL where nothing is
+ * measured, else the time of the call; it becomes that of the end.  1, or 0 when the handler was held
+ * weakly and is gone; -1 with an error that must propagate. */
 int aeb_call_carefully(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occasion,
-                       bool nested, PyObject **awaitable);
+                       bool nested, uint64_t *clock, aeb_promise *promise);
 
 #endif

@@ -12,6 +12,7 @@
 #include "outcome.h"
 #include "report.h"
 #include "schedule.h"
+#include "timing.h"
 
 /* RuntimeError in a running loop.  0 or -1. */
 static int
@@ -47,7 +48,7 @@ static int
 run_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested)
 {
     PyObject *late = NULL;
-    int status = aeb_dispatch_begin(bus, plan, occasion);
+    int status = plan->flags ? aeb_dispatch_prepare(bus, plan, occasion) : 0;
     if (status == 0) {
         status = aeb_dispatch_carefully(bus, plan, occasion, nested, &late) < 0 ? -1 : 0;
     }
@@ -76,13 +77,21 @@ collect_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
     if (nested < 0) {
         return -1;
     }
+    aeb_watch watch = {0};
+    if (bus->slow_after > 0.0) {
+        watch.began = aeb_monotonic_ns();
+        occasion->watch = &watch;
+    }
     int status = run_plan(bus, plan, occasion, nested);
-    aeb_dispatch_leave(bus->state, nested);
-    Py_CLEAR(occasion->event);
     if (status < 0 && occasion->guard_failed) {
         PyErr_Clear();
         status = 0;
     }
+    if (watch.began != 0 && aeb_watch_end(bus, &watch, plan->name, nested, status < 0) < 0) {
+        status = -1;
+    }
+    aeb_dispatch_leave(bus->state, nested);
+    Py_CLEAR(occasion->event);
     return status < 0 ? -1 : aeb_outcomes_finish(occasion->outcomes);
 }
 

@@ -35,6 +35,15 @@
 #define AEB_UNLIKELY(x) (x)
 #endif
 
+/* For functions with a hot caller and a rare one. */
+#if defined(__GNUC__) || defined(__clang__)
+#define AEB_ALWAYS_INLINE static inline __attribute__((always_inline))
+#define AEB_NOINLINE static __attribute__((noinline))
+#else
+#define AEB_ALWAYS_INLINE static inline
+#define AEB_NOINLINE static
+#endif
+
 /* Methods taking (PyObject *const *, Py_ssize_t) are stored as PyCFunction by design of the API;
  * the detour over void (*)(void) tells the compiler that the mismatch is meant. */
 #define AEB_METHOD(func) ((PyCFunction)(void (*)(void))(func))
@@ -260,6 +269,38 @@ aeb_monotonic(void)
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+#endif
+}
+
+/* The same in nanoseconds, never 0, as precise as the platform has it. */
+static inline uint64_t
+aeb_monotonic_ns(void)
+{
+#ifdef _WIN32
+    LARGE_INTEGER now, frequency;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&frequency);
+    uint64_t ticks = (uint64_t)now.QuadPart, rate = (uint64_t)frequency.QuadPart;
+    return ticks / rate * 1000000000u + ticks % rate * 1000000000u / rate + 1;
+#else
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + 1;
+#endif
+}
+
+/* The number of the highest bit that is set in a number other than 0. */
+static inline unsigned
+aeb_highest_bit(uint64_t number)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return 63u - (unsigned)__builtin_clzll(number);
+#else
+    unsigned bit = 0;
+    while (number >>= 1) {
+        bit++;
+    }
+    return bit;
 #endif
 }
 

@@ -3,6 +3,7 @@
 
 #include "careful.h"
 #include "event.h"
+#include "history.h"
 #include "report.h"
 #include "schema.h"
 
@@ -158,7 +159,7 @@ aeb_call_any_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *o
 }
 
 int
-aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
+aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable, uint64_t took)
 {
     if (*late == NULL) {
         *late = PyList_New(0);
@@ -166,12 +167,12 @@ aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable)
             return -1;
         }
     }
-    PyObject *pair = Py_BuildValue("(nO)", index, awaitable);
-    if (pair == NULL) {
+    PyObject *item = Py_BuildValue("(nOK)", index, awaitable, (unsigned long long)took);
+    if (item == NULL) {
         return -1;
     }
-    int status = PyList_Append(*late, pair);
-    Py_DECREF(pair);
+    int status = PyList_Append(*late, item);
+    Py_DECREF(item);
     return status;
 }
 
@@ -189,8 +190,12 @@ aeb_dispatch_prepare(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
         occasion->seq = ++bus->seq;
         plan->counter->n++;
     }
-    if (plan->flags & AEB_PLAN_ENVELOPE) {
-        /* Before any handler runs, for its time stamp is the emission's. */
+    /* Before any handler runs, for the Event's time stamp is the emission's. */
+    bool envelope = plan->flags & AEB_PLAN_ENVELOPE;
+    if (plan->flags & AEB_PLAN_RECORDED) {
+        return aeb_history_record(bus, occasion, envelope);
+    }
+    if (envelope) {
         occasion->event =
             aeb_event_new(bus->state, occasion->name, occasion->payload, occasion->seq);
         if (occasion->event == NULL) {
@@ -208,6 +213,7 @@ aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nes
     if (AEB_UNLIKELY(plan->flags & AEB_PLAN_CAREFUL)) {
         return aeb_dispatch_carefully(bus, plan, occasion, nested, late);
     }
+    int status = 0;
     for (Py_ssize_t i = 0; i < plan->n_sync; i++) {
         aeb_plan_entry *entry = &plan->entries[i];
         if (!aeb_registry_claim(entry->sub)) {
@@ -220,16 +226,16 @@ aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nes
             continue;
         }
         if (result == NULL) {
-            if (aeb_report_failure(bus, entry->sub, occasion->name, nested) < 0) {
-                return -1;
-            }
-            continue;
+            status = aeb_report_failure(bus, entry->sub, occasion->name, nested);
         }
-        int status = aeb_is_awaitable(result) ? aeb_add_late(late, i, result) : 0;
-        Py_DECREF(result);
+        else {
+            status = aeb_is_awaitable(result) ? aeb_add_late(late, i, result, 0) : 0;
+            Py_DECREF(result);
+        }
         if (status < 0) {
-            return -1;
+            break;
         }
     }
-    return called;
+    bus->n_delivered += (uint64_t)called;
+    return status < 0 ? -1 : called;
 }

@@ -17,6 +17,7 @@ typedef struct {
         guard_failed; /* a guard has: the pending error is its, and no handler is called any more */
     bool awaited;     /* the emitter waits, and can be made to wait for a stream */
     bool published; /* the payload is an object given to publish, which the name is derived from */
+    struct aeb_watch *watch; /* borrowed, or NULL; for plans with AEB_PLAN_TIMED only */
 } aeb_occasion;
 
 /* Whether an emission with this plan has anything to do. */
@@ -29,16 +30,10 @@ aeb_dispatch_needed(const aeb_plan *plan)
 /* What there is to do before any handler of a plan with flags is called.  0 or -1. */
 int aeb_dispatch_prepare(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion);
 
-static inline int
-aeb_dispatch_begin(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
-{
-    return AEB_UNLIKELY(plan->flags) ? aeb_dispatch_prepare(bus, plan, occasion) : 0;
-}
-
 /* Calls the sync handlers of `plan` in order.
  *
- * A handler that returns an awaitable is an async handler after all: (index in the plan, awaitable)
- * is appended to *late, a list made when first needed.  Returns the number of handlers called, or
+ * A handler that returns an awaitable is an async handler after all: (index in the plan, awaitable,
+ * nanoseconds) is appended to *late, a list made when first needed.  Returns the number of handlers called, or
  * -1 with an error that must propagate. */
 Py_ssize_t aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested,
                              PyObject **late);
@@ -52,8 +47,9 @@ PyObject *aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occas
 int aeb_call_any_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion,
                          PyObject **result);
 
-/* Appends what a sync handler has returned to *late, see aeb_dispatch_sync().  0 or -1. */
-int aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable);
+/* Appends what a sync handler has returned, after so many nanoseconds (0: not measured), to *late, see
+ * aeb_dispatch_sync().  0 or -1. */
+int aeb_add_late(PyObject **late, Py_ssize_t index, PyObject *awaitable, uint64_t took);
 
 /* Whether `await` accepts the object.  Looks at types only. */
 bool aeb_is_awaitable(PyObject *obj);

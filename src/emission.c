@@ -25,6 +25,7 @@
 #include "report.h"
 #include "starter.h"
 #include "subscription.h"
+#include "timing.h"
 
 /* ---- deliveries ------------------------------------------------------------------------------ */
 
@@ -39,6 +40,15 @@ cancel_children(aeb_emission *self)
     Py_XDECREF(children);
 }
 
+/* What a delivery that is over took. */
+AEB_NOINLINE void
+note_child(aeb_emission *self, aeb_handler_task *child)
+{
+    if (self->watch != NULL) {
+        aeb_watch_note(self->watch, child->sub, child->took);
+    }
+}
+
 /* A delivery is over (aeb_settled). */
 static bool
 child_settled(aeb_handler_task *child, PyObject *fatal)
@@ -46,6 +56,9 @@ child_settled(aeb_handler_task *child, PyObject *fatal)
     aeb_emission *self = (aeb_emission *)child->owner;
     self->n_unfinished--;
     self->n_called += child->called;
+    if (AEB_UNLIKELY(child->began != 0)) {
+        note_child(self, child);
+    }
     if (self->status == EMISSION_DONE) {
         return false; /* closed by hand: nobody awaits this any more */
     }
@@ -142,23 +155,39 @@ find_surroundings(aeb_emission *self, aeb_occasion *occasion)
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
+/* What there is to do first for a plan with flags.  0 or -1. */
+AEB_NOINLINE int
+prepare_specially(aeb_emission *self, aeb_plan *plan)
+{
+    aeb_occasion *occasion = &self->occasion;
+    if (self->bus->slow_after > 0.0) {
+        self->watch = aeb_watch_new();
+        if (self->watch == NULL) {
+            return -1;
+        }
+        self->watch->began = aeb_monotonic_ns();
+    }
+    occasion->watch = self->watch;
+    return aeb_dispatch_prepare(self->bus, plan, occasion);
+}
+
 /* Sync handlers, then the first steps of the async ones.  -1: the error is set, to be raised once
  * the children that did start are over. */
 static int
 run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
 {
     aeb_occasion *occasion = &self->occasion;
-    *occasion = (aeb_occasion){
-        .name = self->name,
-        .payload = self->payload,
-        .outcomes = self->outcomes,
-        .seq = self->bus->seq,
-        .awaited = true,
-        .published = self->published,
-    };
+    occasion->name = self->name;
+    occasion->payload = self->payload;
+    occasion->event = NULL;
+    occasion->outcomes = self->outcomes;
+    occasion->seq = self->bus->seq;
+    occasion->guard_failed = false;
+    occasion->awaited = true;
+    occasion->published = self->published;
     PyObject *late = NULL;
     int status = -1;
-    Py_ssize_t called = aeb_dispatch_begin(self->bus, plan, occasion);
+    Py_ssize_t called = AEB_UNLIKELY(plan->flags) ? prepare_specially(self, plan) : 0;
     if (called == 0 && plan->n_sync > 0) {
         called = AEB_UNLIKELY(self->outcomes != NULL)
                      ? aeb_dispatch_carefully(self->bus, plan, occasion, nested, &late)
@@ -240,6 +269,40 @@ is_guards(const aeb_emission *self, PyObject *fatal)
            (cancelled_error != NULL && PyErr_GivenExceptionMatches(fatal, cancelled_error));
 }
 
+/* It is over: says so when it took too long.  What must propagate now: `fatal_steal`, or what came
+ * out of saying it. */
+AEB_NOINLINE PyObject *
+end_watch(aeb_emission *self, PyObject *fatal_steal)
+{
+    aeb_watch *watch = self->watch;
+    if (watch->began == 0) {
+        return fatal_steal; /* see aeb_emission_tell_watch() */
+    }
+    self->watch = NULL;
+    if (aeb_watch_end(self->bus, watch, self->name, self->nested, false) < 0) {
+        if (fatal_steal == NULL) {
+            fatal_steal = aeb_take_exception();
+        }
+        else {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+    }
+    aeb_watch_free(watch);
+    return fatal_steal;
+}
+
+void
+aeb_emission_tell_watch(PyObject *emission, aeb_watch *watch)
+{
+    aeb_emission *self = (aeb_emission *)emission;
+    aeb_watch *own = self->watch;
+    self->watch = NULL;
+    if (own != NULL && own->slowest != NULL && watch != NULL) {
+        aeb_watch_note(watch, own->slowest, own->longest);
+    }
+    aeb_watch_free(own);
+}
+
 /* The end: raises what has to be raised.  Otherwise the answer is the number of handlers called, but
  * that is left to those who call the steps, for they need it in different forms. */
 static PySendResult
@@ -255,6 +318,9 @@ emission_finish(aeb_emission *self, PyObject **result)
     Py_CLEAR(self->waiter);
     Py_CLEAR(self->parent);
     Py_CLEAR(self->loop);
+    if (AEB_UNLIKELY(self->watch != NULL)) {
+        fatal = end_watch(self, fatal);
+    }
     *result = NULL;
     if (AEB_UNLIKELY(self->outcomes != NULL) && fatal != NULL && is_guards(self, fatal)) {
         Py_CLEAR(fatal); /* it is among the outcomes */

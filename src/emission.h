@@ -24,4 +24,10 @@ PyObject *aeb_emission_of_object(aeb_bus *bus, PyObject *obj);
 PyObject *aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries,
                                      PyObject *outcomes, bool nested);
 
+struct aeb_watch;
+
+/* Tells a watch, unless that is NULL, of the slowest handler of an emission that was made in this way.
+ * This must be done when it is over. */
+void aeb_emission_tell_watch(PyObject *emission, struct aeb_watch *watch);
+
 #endif

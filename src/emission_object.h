@@ -30,8 +30,9 @@ typedef struct {
     Py_ssize_t n_called;
     emission_status status;
     bool nested;
-    bool collects;  /* collect_async has made it */
-    bool published; /* by publish_async */
+    bool collects;           /* collect_async has made it */
+    bool published;          /* by publish_async */
+    struct aeb_watch *watch; /* owned, until it is over, on a bus with slow_after; or NULL */
     PyObject *weakrefs;
 
     /* Of the first step alone, and set up there.  Not on the C stack: a handler may switch to another

@@ -3,6 +3,7 @@
 #include "emission_object.h"
 #include "outcome.h"
 #include "subscription.h"
+#include "timing.h"
 
 /* ---- making and keeping them ----------------------------------------------------------------- */
 
@@ -81,6 +82,10 @@ aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries, P
         self->deliveries = Py_NewRef(deliveries);
         self->outcomes = Py_XNewRef(outcomes);
         self->nested = nested;
+        if (bus->slow_after > 0.0 && (self->watch = aeb_watch_new()) == NULL) {
+            self->status = EMISSION_DONE; /* it will never be awaited, and must not warn of that */
+            Py_CLEAR(self);
+        }
     }
     return (PyObject *)self;
 }
@@ -247,6 +252,9 @@ emission_traverse(aeb_emission *self, visitproc visit, void *arg)
     Py_VISIT(self->fatal);
     Py_VISIT(self->thrown);
     Py_VISIT(self->parent);
+    if (self->watch != NULL) {
+        Py_VISIT(self->watch->slowest);
+    }
     return 0;
 }
 
@@ -263,6 +271,9 @@ emission_clear(aeb_emission *self)
     Py_CLEAR(self->fatal);
     Py_CLEAR(self->thrown);
     Py_CLEAR(self->parent);
+    aeb_watch *watch = self->watch;
+    self->watch = NULL;
+    aeb_watch_free(watch);
     return 0;
 }
 
@@ -283,7 +294,8 @@ emission_finalize(PyObject *obj)
     aeb_restore_exception_steal(exc);
 }
 
-/* Whether it went the way of most: awaited to its end, and never referred to weakly. */
+/* Whether it went the way of most: awaited to its end, and never referred to weakly.  Then it has no
+ * watch any more: it ended that, or told another of it. */
 static bool
 emission_is_bare(aeb_emission *self)
 {

@@ -10,6 +10,7 @@
 #include "handler_task.h"
 #include "report.h"
 #include "schedule.h"
+#include "timing.h"
 
 typedef struct {
     PyObject_HEAD
@@ -21,18 +22,12 @@ typedef struct {
     PyObject *weakrefs;
 } aeb_emitter;
 
-Py_ssize_t
-aeb_emit_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
+/* Calls and schedules the handlers of a plan. */
+AEB_ALWAYS_INLINE Py_ssize_t
+deliver(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested)
 {
-    int nested = aeb_dispatch_enter(bus->state);
-    if (nested < 0) {
-        return -1;
-    }
     PyObject *late = NULL;
-    Py_ssize_t count = aeb_dispatch_begin(bus, plan, occasion);
-    if (count == 0) {
-        count = aeb_dispatch_sync(bus, plan, occasion, nested, &late);
-    }
+    Py_ssize_t count = aeb_dispatch_sync(bus, plan, occasion, nested, &late);
     if (AEB_UNLIKELY(late != NULL || plan->n_sync < plan->n_entries)) {
         if (count < 0) {
             aeb_close_late(bus->state, late, 0);
@@ -43,6 +38,38 @@ aeb_emit_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
         }
         Py_XDECREF(late);
     }
+    return count;
+}
+
+/* The same for a plan with flags. */
+AEB_NOINLINE Py_ssize_t
+deliver_specially(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nested)
+{
+    aeb_watch watch = {0};
+    occasion->watch = NULL;
+    if (bus->slow_after > 0.0) {
+        watch.began = aeb_monotonic_ns();
+        occasion->watch = &watch;
+    }
+    Py_ssize_t count = aeb_dispatch_prepare(bus, plan, occasion);
+    if (count == 0) {
+        count = deliver(bus, plan, occasion, nested);
+    }
+    if (watch.began != 0 && aeb_watch_end(bus, &watch, occasion->name, nested, count < 0) < 0) {
+        count = -1;
+    }
+    return count;
+}
+
+Py_ssize_t
+aeb_emit_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
+{
+    int nested = aeb_dispatch_enter(bus->state);
+    if (nested < 0) {
+        return -1;
+    }
+    Py_ssize_t count = AEB_UNLIKELY(plan->flags) ? deliver_specially(bus, plan, occasion, nested)
+                                                 : deliver(bus, plan, occasion, nested);
     aeb_dispatch_leave(bus->state, nested);
     Py_XDECREF(occasion->event);
     return count;

@@ -27,8 +27,12 @@ aeb_emit(aeb_bus *bus, aeb_plan *plan, PyObject *payload, bool published)
     uint64_t seq = ++bus->seq;
     plan->counter->n++;
     if (aeb_dispatch_needed(plan)) {
-        aeb_occasion occasion = {
-            .name = plan->name, .payload = payload, .seq = seq, .published = published};
+        aeb_occasion occasion;
+        occasion.name = plan->name;
+        occasion.payload = payload;
+        occasion.event = NULL;
+        occasion.seq = seq;
+        occasion.published = published;
         count = aeb_emit_plan(bus, plan, &occasion);
     }
     return AEB_UNLIKELY(count < 0) ? NULL : PyLong_FromSsize_t(count);

@@ -5,15 +5,6 @@
  */
 #include "event.h"
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *name;
-    PyObject *payload;
-    PyObject *weakrefs;
-    uint64_t seq;
-    double timestamp;
-} aeb_event;
-
 static PyObject *
 event_alloc(PyTypeObject *type, PyObject *name, PyObject *payload, uint64_t seq, double timestamp)
 {
@@ -32,6 +23,22 @@ PyObject *
 aeb_event_new(aeb_state *state, PyObject *name, PyObject *payload, uint64_t seq)
 {
     return event_alloc(state->event_type, name, payload, seq, aeb_time());
+}
+
+bool
+aeb_event_renew(aeb_event *event, PyObject *name, PyObject *payload, uint64_t seq,
+                PyObject **old_name, PyObject **old_payload)
+{
+    if (Py_REFCNT(event) != 1 || event->weakrefs != NULL) {
+        return false;
+    }
+    *old_name = event->name;
+    *old_payload = event->payload;
+    event->name = Py_NewRef(name);
+    event->payload = Py_NewRef(payload);
+    event->seq = seq;
+    event->timestamp = aeb_time();
+    return true;
 }
 
 static PyObject *

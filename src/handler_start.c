@@ -19,6 +19,7 @@ aeb_next_entry_of_both(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
                        PyObject **awaitable)
 {
     Py_ssize_t n_late = late == NULL ? 0 : PyList_GET_SIZE(late);
+    cursor->took = 0;
     while (cursor->next_entry < plan->n_entries || cursor->next_late < n_late) {
         const aeb_plan_entry *entry = NULL;
         *awaitable = NULL;
@@ -30,10 +31,11 @@ aeb_next_entry_of_both(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
             }
         }
         if (AEB_UNLIKELY(cursor->next_late < n_late)) {
-            PyObject *pair = PyList_GET_ITEM(late, cursor->next_late);
-            aeb_plan_entry *other = &plan->entries[PyLong_AsSsize_t(PyTuple_GET_ITEM(pair, 0))];
+            PyObject *item = PyList_GET_ITEM(late, cursor->next_late);
+            aeb_plan_entry *other = &plan->entries[PyLong_AsSsize_t(PyTuple_GET_ITEM(item, 0))];
             if (entry == NULL || aeb_subscription_before(other->sub, entry->sub)) {
-                *awaitable = PyTuple_GET_ITEM(pair, 1);
+                *awaitable = PyTuple_GET_ITEM(item, 1);
+                cursor->took = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(item, 2));
                 cursor->next_late++;
                 return other;
             }
@@ -63,6 +65,7 @@ aeb_next_delivery(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
         cursor->next_late -= awaitable != NULL; /* it is still to be closed */
         return -1;
     }
+    (*delivery)->took = cursor->took;
     return 1;
 }
 
@@ -311,8 +314,11 @@ aeb_handler_task_close(aeb_handler_task *self)
     if (started != NULL && aeb_close_awaitable(self->state, started) < 0) {
         status = aeb_report_failure(self->bus, self->sub, self->name, false);
     }
-    else if (!self->cancel_requested) {
-        status = aeb_report_cancelled(self->bus, self->sub, self->name, false);
+    else {
+        self->bus->n_cancelled += !self->timed_out;
+        if (!self->cancel_requested) {
+            status = aeb_report_cancelled(self->bus, self->sub, self->name, false);
+        }
     }
     PyObject *fatal = status < 0 ? aeb_take_exception() : NULL;
     (void)aeb_handler_task_settle(self, NULL);

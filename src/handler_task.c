@@ -23,6 +23,7 @@
 #include "report.h"
 #include "starter.h"
 #include "timeout.h"
+#include "timing.h"
 
 /* ---- making and keeping them ----------------------------------------------------------------- */
 
@@ -108,6 +109,14 @@ aeb_handler_task_forget(aeb_state *state)
 
 /* ---- how a delivery ends --------------------------------------------------------------------- */
 
+/* It is over, and its handler was measured. */
+AEB_NOINLINE void
+measured(aeb_handler_task *self)
+{
+    self->took += aeb_timing_lap(&self->began);
+    aeb_timing_note(self->sub, NULL, self->took);
+}
+
 bool
 aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
 {
@@ -124,6 +133,9 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     self->status = AEB_HANDLER_DONE;
     self->state->n_live -= self->live;
     self->live = false;
+    if (AEB_UNLIKELY(self->began != 0)) {
+        measured(self);
+    }
     bool taken = self->settled != NULL && self->settled(self, fatal);
     self->settled = NULL;
     self->owner = NULL;
@@ -202,7 +214,7 @@ handler_returned(aeb_handler_task *self, PyObject **result)
 {
     if (AEB_UNLIKELY(self->timed_out)) { /* it swallowed the cancellation, but that is no excuse */
         if (concerns_owner(self)) {
-            PyObject *exc = aeb_account_timeout(self->bus, self->sub);
+            PyObject *exc = aeb_account_timeout(self->sub);
             if (exc == NULL) {
                 return handler_ended_fatally(self, result);
             }
@@ -251,13 +263,13 @@ have_failure_retrieved(aeb_handler_task *self)
 static PySendResult
 handler_raised_to_owner(aeb_handler_task *self, PyObject **result)
 {
-    aeb_ending ending = aeb_account_ending(self->bus, self->sub, self->nested);
+    aeb_ending ending = aeb_account_ending(self->bus, self->sub, self->nested, self->timed_out);
     if (ending == AEB_ENDED_FATALLY) {
         return handler_ended_fatally(self, result);
     }
     PyObject *exc = aeb_take_exception(), *told = Py_NewRef(exc);
     if (ending == AEB_ENDED_CANCELLED && self->timed_out) {
-        PyObject *timeout = aeb_account_timeout(self->bus, self->sub);
+        PyObject *timeout = aeb_account_timeout(self->sub);
         if (timeout == NULL) {
             Py_DECREF(told);
             Py_DECREF(exc);
@@ -295,15 +307,20 @@ handler_raised(aeb_handler_task *self, PyObject **result)
         if (AEB_UNLIKELY(self->timed_out)) {
             status = aeb_report_timeout(bus, self->sub, self->name, self->nested);
         }
-        else if (!self->cancel_requested) {
-            status = aeb_report_cancelled(bus, self->sub, self->name, self->nested);
+        else {
+            bus->n_cancelled++;
+            if (!self->cancel_requested) {
+                status = aeb_report_cancelled(bus, self->sub, self->name, self->nested);
+            }
         }
         self->ended_cancelled = status == 0;
     }
     else {
         exc = aeb_take_exception();
         aeb_restore_exception_steal(Py_NewRef(exc));
-        self->failed = aeb_report_failure(bus, self->sub, self->name, self->nested) == 0;
+        self->failed = (AEB_UNLIKELY(self->timed_out)
+                            ? aeb_report_late_failure
+                            : aeb_report_failure)(bus, self->sub, self->name, self->nested) == 0;
         if (self->failed) {
             have_failure_retrieved(self);
         }
@@ -382,7 +399,14 @@ handler_begin(aeb_handler_task *self)
     if (AEB_UNLIKELY(self->outcome != NULL)) {
         aeb_outcome_begin(self->outcome);
     }
+    if (AEB_UNLIKELY(self->bus->plan_flags & AEB_PLAN_TIMED)) {
+        if (aeb_timing_prepare(self->bus, self->sub) < 0) {
+            return -1;
+        }
+        self->began = aeb_monotonic_ns();
+    }
     if (self->awaitable == NULL) {
+        self->bus->n_delivered++;
         aeb_occasion occasion = {
             .name = self->name, .payload = self->payload, .event = self->event};
         PyObject *value;
@@ -390,9 +414,14 @@ handler_begin(aeb_handler_task *self)
         int called = AEB_UNLIKELY(self->sub->offload)
                          ? aeb_call_offloaded(self->state, self->sub, self->form, &occasion, &value)
                          : aeb_call_any_handler(self->sub, self->form, &occasion, &value);
-        if (called <= 0) {
-            self->called = called < 0;
-            return called;
+        if (called < 0) {
+            return -1;
+        }
+        if (called == 0) { /* it was held weakly and is gone */
+            self->called = false;
+            self->began = 0;
+            self->bus->n_delivered--;
+            return 0;
         }
         if (!aeb_is_awaitable(value)) {
             if (self->outcome != NULL) {

@@ -41,6 +41,8 @@ typedef struct aeb_handler_task {
     struct aeb_handler_task *parent; /* strong: the delivery whose handler emitted, or NULL */
     PyObject *owner;                 /* strong, or NULL: for `settled` */
     aeb_settled settled;
+    uint64_t began; /* when its handler was called, in aeb_monotonic_ns(); 0: it is not measured */
+    uint64_t took;  /* nanoseconds: what its handler took before it was a delivery, then in all */
     Py_ssize_t depth; /* of handlers awaiting emissions of handlers, from 1 */
     aeb_handler_status status;
     bool nested;           /* see aeb_dispatch_enter() */
@@ -87,6 +89,7 @@ typedef struct {
     bool guarded;        /* see aeb_admit() */
     bool skip_offloaded; /* which have been called already */
     bool failed;         /* the walk has ended with an error, which is set */
+    uint64_t took;       /* nanoseconds, the sync part of the one that an awaitable is from */
 } aeb_async_cursor;
 
 /* aeb_next_entry() where there is more to look at than the plan. */

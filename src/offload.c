@@ -7,6 +7,7 @@
 #include "offload.h"
 
 #include "careful.h"
+#include "timing.h"
 
 static int
 load_offloaded(aeb_state *state)
@@ -70,17 +71,18 @@ late_position(PyObject *late, const aeb_plan *plan, const aeb_subscription *sub)
 }
 
 static int
-insert_late(PyObject **late, const aeb_plan *plan, Py_ssize_t index, PyObject *awaitable)
+insert_late(PyObject **late, const aeb_plan *plan, Py_ssize_t index, PyObject *awaitable,
+            uint64_t took)
 {
     if (*late == NULL && (*late = PyList_New(0)) == NULL) {
         return -1;
     }
-    PyObject *pair = Py_BuildValue("(nO)", index, awaitable);
-    if (pair == NULL) {
+    PyObject *item = Py_BuildValue("(nOK)", index, awaitable, (unsigned long long)took);
+    if (item == NULL) {
         return -1;
     }
-    int status = PyList_Insert(*late, late_position(*late, plan, plan->entries[index].sub), pair);
-    Py_DECREF(pair);
+    int status = PyList_Insert(*late, late_position(*late, plan, plan->entries[index].sub), item);
+    Py_DECREF(item);
     return status;
 }
 
@@ -89,22 +91,29 @@ aeb_call_offloaded_inline(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, 
                           PyObject **late)
 {
     Py_ssize_t n_called = 0;
-    for (Py_ssize_t i = plan->n_sync; i < plan->n_entries; i++) {
+    int status = 0;
+    bool timed = plan->flags & AEB_PLAN_TIMED;
+    for (Py_ssize_t i = plan->n_sync; status >= 0 && i < plan->n_entries; i++) {
         aeb_plan_entry *entry = &plan->entries[i];
-        int status = entry->sub->offload ? aeb_admit(bus, entry->sub, occasion, true, nested) : 0;
-        if (status == 0) {
+        aeb_promise promise;
+        if (!entry->sub->offload) {
             continue;
         }
-        PyObject *awaitable = NULL;
-        int called = status < 0 ? -1 : aeb_call_carefully(bus, entry, occasion, nested, &awaitable);
-        if (awaitable != NULL) {
-            status = insert_late(late, plan, i, awaitable);
-            Py_DECREF(awaitable);
+        if (timed && (status = aeb_timing_prepare(bus, entry->sub)) < 0) {
+            break;
         }
-        if (called < 0 || status < 0) {
-            return -1;
+        status = aeb_admit(bus, entry->sub, occasion, true, nested);
+        if (status <= 0) {
+            continue;
         }
-        n_called += called;
+        uint64_t clock = timed ? aeb_monotonic_ns() : 0;
+        status = aeb_call_carefully(bus, entry, occasion, nested, timed ? &clock : NULL, &promise);
+        n_called += status != 0;
+        if (promise.awaitable != NULL) {
+            status = insert_late(late, plan, i, promise.awaitable, promise.took);
+            Py_DECREF(promise.awaitable);
+        }
     }
-    return n_called;
+    bus->n_delivered += (uint64_t)n_called;
+    return status < 0 ? -1 : n_called;
 }

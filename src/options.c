@@ -34,15 +34,12 @@ aeb_parse_priority(PyObject *value, int64_t *priority)
     return 0;
 }
 
-int
-aeb_parse_limit(PyObject *value, const char *name, Py_ssize_t *limit)
+/* A whole number of at least `least`; `accepted` says in errors what may be given. */
+static int
+parse_whole(PyObject *value, const char *name, const char *accepted, int least, Py_ssize_t *whole)
 {
-    *limit = 0;
-    if (value == Py_None) {
-        return 0;
-    }
     if (!PyLong_Check(value) || PyBool_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s must be an int or None, not %.200s", name,
+        PyErr_Format(PyExc_TypeError, "%s must be %s, not %.200s", name, accepted,
                      Py_TYPE(value)->tp_name);
         return -1;
     }
@@ -52,12 +49,25 @@ aeb_parse_limit(PyObject *value, const char *name, Py_ssize_t *limit)
         PyErr_Format(PyExc_OverflowError, "%s is too large", name);
         return -1;
     }
-    if (overflow < 0 || number < 1) {
-        PyErr_Format(PyExc_ValueError, "%s must be at least 1, not %S", name, value);
+    if (overflow < 0 || number < least) {
+        PyErr_Format(PyExc_ValueError, "%s must be at least %d, not %S", name, least, value);
         return -1;
     }
-    *limit = (Py_ssize_t)number;
+    *whole = (Py_ssize_t)number;
     return 0;
+}
+
+int
+aeb_parse_limit(PyObject *value, const char *name, Py_ssize_t *limit)
+{
+    *limit = 0;
+    return value == Py_None ? 0 : parse_whole(value, name, "an int or None", 1, limit);
+}
+
+int
+aeb_parse_count(PyObject *value, const char *name, Py_ssize_t *count)
+{
+    return parse_whole(value, name, "an int", 0, count);
 }
 
 int

@@ -14,6 +14,9 @@ int aeb_parse_priority(PyObject *value, int64_t *priority);
 /* A count of at least 1, or None: 0, for no limit. */
 int aeb_parse_limit(PyObject *value, const char *name, Py_ssize_t *limit);
 
+/* A count, 0 included. */
+int aeb_parse_count(PyObject *value, const char *name, Py_ssize_t *count);
+
 /* A time in seconds, more than 0, or None, or infinity: both 0, for no limit. */
 int aeb_parse_seconds(PyObject *value, const char *name, double *seconds);
 

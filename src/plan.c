@@ -181,6 +181,7 @@ aeb_plan_new(aeb_bus *bus, PyObject *name, aeb_counter *counter, const aeb_sourc
         goto done;
     }
     plan_fill(fresh, merged, n);
+    fresh->flags |= bus->plan_flags;
     *plan = fresh;
     status = 1;
 

@@ -24,6 +24,9 @@ typedef enum {
     AEB_PLAN_ENVELOPE = 1 << 0, /* some handler is called with an Event */
     AEB_PLAN_CAREFUL = 1 << 1,  /* the handlers are called by careful.c */
     AEB_PLAN_CHECKED = 1 << 2,  /* the payload is checked first */
+    /* These are of all plans of a bus, or of none: see bus->plan_flags. */
+    AEB_PLAN_RECORDED = 1 << 8, /* events go into the bus's history */
+    AEB_PLAN_TIMED = 1 << 9,    /* how long handlers take is measured: see timing.c */
 } aeb_plan_flag;
 
 /* The handlers of one event name: the sync ones in order, then the async ones in order.  Never

@@ -197,22 +197,27 @@ aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool n
 }
 
 aeb_ending
-aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested)
+aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested, bool late)
 {
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
-        return aeb_cancelled_error_pending(bus->state) ? AEB_ENDED_CANCELLED : AEB_ENDED_FATALLY;
+        if (!aeb_cancelled_error_pending(bus->state)) {
+            return AEB_ENDED_FATALLY;
+        }
+        bus->n_cancelled += !late;
+        return AEB_ENDED_CANCELLED;
     }
     sub->failures++;
+    bus->n_failed += !late;
     if (nested && PyErr_ExceptionMatches(PyExc_RecursionError)) {
         return AEB_ENDED_FATALLY;
     }
     return AEB_FAILED;
 }
 
-int
-aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+static int
+report_exception(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested, bool late)
 {
-    aeb_ending ending = aeb_account_ending(bus, sub, nested);
+    aeb_ending ending = aeb_account_ending(bus, sub, nested, late);
     if (ending == AEB_ENDED_CANCELLED) {
         PyErr_Clear();
         return aeb_report_cancelled(bus, sub, name, nested);
@@ -224,6 +229,18 @@ aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nes
     int status = aeb_report_accounted(bus, sub, name, exc, nested);
     Py_DECREF(exc);
     return status;
+}
+
+int
+aeb_report_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+{
+    return report_exception(bus, sub, name, nested, false);
+}
+
+int
+aeb_report_late_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
+{
+    return report_exception(bus, sub, name, nested, true);
 }
 
 int
@@ -249,7 +266,7 @@ aeb_report_accounted(aeb_bus *bus, aeb_subscription *sub, PyObject *name, PyObje
 }
 
 PyObject *
-aeb_account_timeout(aeb_bus *Py_UNUSED(bus), aeb_subscription *sub)
+aeb_account_timeout(aeb_subscription *sub)
 {
     sub->failures++;
     PyObject *seconds = PyFloat_FromDouble(sub->timeout);
@@ -266,7 +283,7 @@ aeb_report_timeout(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nes
     PyObject *handler = live_handler(sub);
     PyObject *handler_name = aeb_subscription_handler_name(sub);
     PyObject *seconds = PyFloat_FromDouble(sub->timeout);
-    PyObject *exc = aeb_account_timeout(bus, sub);
+    PyObject *exc = aeb_account_timeout(sub);
     int status;
     if (handler_name == NULL || seconds == NULL || exc == NULL) {
         status = report_of_report(NULL, nested);
@@ -322,6 +339,60 @@ done:
     Py_XDECREF(extra);
     Py_XDECREF(dropped_number);
     Py_XDECREF(limit_number);
+    Py_XDECREF(handler_name);
+    Py_XDECREF(format);
+    Py_XDECREF(logger);
+    return status;
+}
+
+int
+aeb_report_slow(aeb_bus *bus, PyObject *name, double total, aeb_subscription *slowest,
+                double longest, bool nested)
+{
+    static const char *const formats[] = {
+        "Routing event '%s' took %.4g s (limit %g s)",
+        "Routing event '%s' took %.4g s (limit %g s); slowest handler '%s' took %.4g s",
+    };
+    bool known = slowest != NULL;
+    int status = -1;
+    PyObject *format = NULL, *handler_name = NULL, *extra = NULL, *result = NULL;
+    PyObject *total_number = NULL, *limit_number = NULL, *longest_number = NULL;
+    PyObject *logger = logger_of(bus);
+    if (logger == NULL) {
+        goto done;
+    }
+    format = PyUnicode_FromString(formats[known]);
+    handler_name = known ? aeb_subscription_handler_name(slowest) : Py_NewRef(Py_None);
+    total_number = PyFloat_FromDouble(total);
+    limit_number = PyFloat_FromDouble(bus->slow_after);
+    longest_number = PyFloat_FromDouble(longest);
+    extra = handler_name == NULL ? NULL : record_attributes(bus->state, handler_name, name);
+    if (format == NULL || total_number == NULL || limit_number == NULL || longest_number == NULL ||
+        extra == NULL) {
+        goto done;
+    }
+    if (known) {
+        PyObject *args[] = {logger,       format,         name,    total_number, limit_number,
+                            handler_name, longest_number, Py_None, extra};
+        result =
+            PyObject_VectorcallMethod(bus->state->str_warning, args, 7, bus->state->log_kwnames);
+    }
+    else {
+        PyObject *args[] = {logger, format, name, total_number, limit_number, Py_None, extra};
+        result =
+            PyObject_VectorcallMethod(bus->state->str_warning, args, 5, bus->state->log_kwnames);
+    }
+    status = result == NULL ? -1 : 0;
+
+done:
+    if (status < 0) {
+        status = report_of_report(logger, nested);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(extra);
+    Py_XDECREF(longest_number);
+    Py_XDECREF(limit_number);
+    Py_XDECREF(total_number);
     Py_XDECREF(handler_name);
     Py_XDECREF(format);
     Py_XDECREF(logger);

@@ -20,9 +20,9 @@ typedef enum {
     AEB_ENDED_FATALLY, /* with an error that must propagate */
 } aeb_ending;
 
-/* Accounts for the pending exception as aeb_report_failure() does, and leaves it to the caller to
- * tell anybody of it. */
-aeb_ending aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested);
+/* Accounts for the pending exception as aeb_report_failure() does, or aeb_report_late_failure() when
+ * `late`, and leaves it to the caller to tell anybody of it. */
+aeb_ending aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested, bool late);
 
 /* Reports an Exception that has been accounted for.  0 or -1 as aeb_report_failure(). */
 int aeb_report_accounted(aeb_bus *bus, aeb_subscription *sub, PyObject *name, PyObject *exc,
@@ -30,7 +30,7 @@ int aeb_report_accounted(aeb_bus *bus, aeb_subscription *sub, PyObject *name, Py
 
 /* The TimeoutError of a handler that has exceeded its timeout, which is accounted for.  A new
  * reference or NULL. */
-PyObject *aeb_account_timeout(aeb_bus *bus, aeb_subscription *sub);
+PyObject *aeb_account_timeout(aeb_subscription *sub);
 
 /* Logs that a handler was cancelled.  0, or -1 for an error that must propagate. */
 int aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
@@ -43,6 +43,14 @@ int aeb_report_timeout(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool
  * many were not since this was last logged.  0 or -1 likewise. */
 int aeb_report_dropped(aeb_bus *bus, aeb_subscription *sub, PyObject *name, Py_ssize_t limit,
                        uint64_t dropped, bool nested);
+
+/* Logs that routing an event has taken `total` seconds, and that `slowest` (NULL: no handler) took
+ * `longest` of them.  0 or -1 likewise. */
+int aeb_report_slow(aeb_bus *bus, PyObject *name, double total, aeb_subscription *slowest,
+                    double longest, bool nested);
+
+/* aeb_report_failure() for a handler whose timeout has expired: that is counted already. */
+int aeb_report_late_failure(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested);
 
 /* Logs, the first time only, that an event came after the bus was closed.  0 or -1 likewise. */
 int aeb_report_closed(aeb_bus *bus, PyObject *name);

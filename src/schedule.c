@@ -17,6 +17,7 @@
 #include "permit.h"
 #include "report.h"
 #include "where.h"
+#include "timing.h"
 
 /* Seconds between two warnings of one bus that it drops deliveries. */
 #define DROP_WARNING_PERIOD 1.0
@@ -225,9 +226,10 @@ schedule_on_loop(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject 
     return status < 0 || full < 0 ? -1 : n_scheduled;
 }
 
-/* Runs the deliveries in a private loop, in this thread, until they are over. */
+/* Runs the deliveries in a private loop, in this thread, until they are over.  `watch` may be NULL. */
 static int
-run_to_completion(aeb_bus *bus, const aeb_occasion *occasion, PyObject *deliveries, bool nested)
+run_to_completion(aeb_bus *bus, const aeb_occasion *occasion, aeb_watch *watch,
+                  PyObject *deliveries, bool nested)
 {
     aeb_state *state = bus->state;
     int status = -1;
@@ -247,6 +249,7 @@ run_to_completion(aeb_bus *bus, const aeb_occasion *occasion, PyObject *deliveri
     if (emission != NULL) {
         result = PyObject_CallOneArg(state->run_to_completion, emission);
         status = result == NULL ? -1 : 0;
+        aeb_emission_tell_watch(emission, watch);
     }
     Py_XDECREF(result);
     Py_XDECREF(emission);
@@ -320,12 +323,13 @@ run_async_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *l
         return -1;
     }
     Py_ssize_t n = PyList_GET_SIZE(deliveries);
+    aeb_watch *watch = plan->flags & AEB_PLAN_TIMED ? occasion->watch : NULL;
     int status = 0;
     if (exc_steal != NULL) {
         aeb_restore_exception_steal(exc_steal);
         status = n > 0 ? fail_deliveries(deliveries) : aeb_clear_ordinary_exception();
     }
-    else if (n > 0 && run_to_completion(bus, occasion, deliveries, nested) < 0) {
+    else if (n > 0 && run_to_completion(bus, occasion, watch, deliveries, nested) < 0) {
         status = fail_deliveries(deliveries);
     }
     Py_DECREF(deliveries);
@@ -369,6 +373,13 @@ aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *lat
 }
 
 /* ---- what drain and aclose are made of ------------------------------------------------------- */
+
+Py_ssize_t
+aeb_schedule_n_pending(const aeb_bus *bus)
+{
+    return bus->pending == NULL || bus->pending_pid != aeb_getpid() ? 0
+                                                                    : PyDict_GET_SIZE(bus->pending);
+}
 
 PyObject *
 aeb_schedule_pending(aeb_bus *bus)

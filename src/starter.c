@@ -16,6 +16,7 @@
 #include "lazy_task.h"
 #include "permit.h"
 #include "report.h"
+#include "timing.h"
 
 /* ---- beginning and ending -------------------------------------------------------------------- */
 
@@ -306,6 +307,10 @@ aeb_starter_make_delivery(aeb_starter *starter)
     self->called = self->lazy = self->untracked = self->live = true;
     self->loop = Py_NewRef(starter->loop);
     self->inner = Py_XNewRef(starter->coro);
+    if (AEB_UNLIKELY(starter->measured != NULL)) {
+        self->began = starter->clock; /* now that is the delivery's affair */
+        starter->measured = NULL;
+    }
     aeb_task_assign(starter->task, self, starter->context);
     starter->adopt(owner, self);
     starter->delivery = self;
@@ -321,6 +326,7 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
             PyObject *result_steal, aeb_handler_task **delivery)
 {
     bool fatal = false, plain = value_steal == NULL || PyCoro_CheckExact(value_steal);
+    starter->bus->n_delivered++;
     int status = aeb_starter_make_delivery(starter);
     aeb_handler_task *self = starter->delivery;
     starter->entry = NULL;
@@ -426,6 +432,30 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
     return status;
 }
 
+/* On a bus with AEB_PLAN_TIMED: the handler that has run without a delivery, if one has, is over, and
+ * `next` (NULL: none) is to run in this way.  The end of one is the beginning of the next.  0 or -1. */
+static int
+measure_next(aeb_starter *starter, aeb_subscription *next)
+{
+    aeb_subscription *last = starter->measured;
+    starter->measured = NULL;
+    if (last != NULL) {
+        uint64_t took = aeb_timing_lap(&starter->clock);
+        aeb_timing_note(last, starter->occasion->watch, took);
+    }
+    if (next == NULL) {
+        return 0;
+    }
+    if (aeb_timing_prepare(starter->bus, next) < 0) {
+        return -1;
+    }
+    starter->measured = next;
+    if (last == NULL) {
+        starter->clock = aeb_monotonic_ns();
+    }
+    return 0;
+}
+
 /* ---- all handlers of an emission ------------------------------------------------------------- */
 
 /* Starts a delivery that nobody owns yet, or leaves that to the queue of its bus.  As
@@ -455,12 +485,19 @@ aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
     };
     const aeb_plan_entry *entry;
     PyObject *awaitable;
-    bool lean = starter->untracked && starter->occasion->outcomes == NULL;
+    bool leanly = starter->untracked && starter->occasion->outcomes == NULL;
     int status = 0;
+    bool timed = plan->flags & AEB_PLAN_TIMED;
+    starter->measured = NULL;
     while (status == 0 && *starter->fatal == NULL &&
            (entry = aeb_next_entry(plan, late, &cursor, &awaitable)) != NULL) {
         aeb_handler_task *delivery;
-        if (AEB_LIKELY(lean && awaitable == NULL && !entry->sub->needs_delivery)) {
+        bool lean = leanly && awaitable == NULL && !entry->sub->needs_delivery;
+        if (AEB_UNLIKELY(timed) && measure_next(starter, lean ? entry->sub : NULL) < 0) {
+            status = -1;
+            break;
+        }
+        if (AEB_LIKELY(lean)) {
             status = run_lean(starter, entry, &delivery);
             if (AEB_LIKELY(status > 0)) {
                 starter->n_over++;
@@ -478,6 +515,7 @@ aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
                 status = -1;
                 break;
             }
+            delivery->took = cursor.took;
             status = start_adopted(starter, delivery);
         }
         if (delivery != NULL) {
@@ -487,6 +525,10 @@ aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
     if (AEB_UNLIKELY(cursor.failed)) {
         *starter->fatal = aeb_take_exception();
     }
+    if (AEB_UNLIKELY(timed) && status == 0) {
+        (void)measure_next(starter, NULL);
+    }
+    starter->bus->n_delivered += (uint64_t)starter->n_over;
     aeb_close_late(starter->state, late, cursor.next_late);
     return status;
 }

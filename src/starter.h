@@ -35,6 +35,8 @@ typedef struct aeb_starter {
     PyObject *coro;              /* borrowed */
     PyObject *context;           /* borrowed */
     aeb_handler_task *delivery;  /* strong: what has been made for it, or NULL */
+    aeb_subscription *measured;  /* borrowed from the plan: whose it is, if it is timed, or NULL */
+    uint64_t clock;              /* when that was called */
 } aeb_starter;
 
 /* Begins in the running loop, with the fields up to `fatal` set; aeb_starter_end() must follow unless

@@ -2,6 +2,7 @@
 #ifndef AEB_SUBSCRIPTION_H
 #define AEB_SUBSCRIPTION_H
 
+#include "histogram.h"
 #include "state.h"
 
 struct aeb_bus;
@@ -43,12 +44,13 @@ typedef struct {
     bool offload;
     bool is_async; /* calling the handler makes a coroutine, or it is offloaded: it gets a task */
     bool weak;
-    bool guard;           /* what it raises propagates to the emitter */
-    bool careful;         /* its plans need AEB_PLAN_CAREFUL */
-    bool listener;        /* the handler is a Listener of _listener.py */
-    bool needs_delivery;  /* it has an option that the lean way of starter.c does not know */
-    PyObject *task_event; /* str: the event that task_name is for, or NULL */
-    PyObject *task_name;  /* what aeb_subscription_task_name() has last returned */
+    bool guard;             /* what it raises propagates to the emitter */
+    bool careful;           /* its plans need AEB_PLAN_CAREFUL */
+    bool listener;          /* the handler is a Listener of _listener.py */
+    bool needs_delivery;    /* it has an option that the lean way of starter.c does not know */
+    aeb_histogram *latency; /* its bus's, once it was measured: see timing.c; or NULL */
+    PyObject *task_event;   /* str: the event that task_name is for, or NULL */
+    PyObject *task_name;    /* what aeb_subscription_task_name() has last returned */
     PyObject *weakrefs;
 } aeb_subscription;
 

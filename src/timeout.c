@@ -74,6 +74,7 @@ aeb_timeout_expire(aeb_handler_task *self)
         Py_RETURN_NONE;
     }
     self->timed_out = true;
+    self->bus->n_timed_out++;
     PyObject *task = Py_NewRef(self->task);
     PyObject *answer = PyObject_CallMethodNoArgs(task, self->state->str_cancel);
     Py_DECREF(task);
