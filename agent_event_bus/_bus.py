@@ -35,6 +35,7 @@ class EventBus(_core.EventBus):
 
     Args:
         name: A name for ``repr`` and logs.
+        history: How many of the last events to keep for ``history()``. Their payloads are kept too.
         logger: Where failures of handlers are reported; by default the logger ``agent_event_bus``.
         on_error: Called as ``on_error(event_name, handler, exception)`` after a failure was logged.
             What it raises itself goes to ``sys.unraisablehook``.
@@ -48,6 +49,9 @@ class EventBus(_core.EventBus):
             sets no limit.
         handler_timeout: Seconds that an async delivery may take, for subscriptions without a
             ``timeout`` of their own. None sets no limit.
+        slow_after: Seconds that routing one event may take before a warning names the event, how
+            long it took, and the slowest handler. None gives no warnings.
+        timing: Whether to measure how long each handler takes, for ``stats()["latency"]``.
         strict: Event names that ``define_event`` has not declared are refused, emitted or
             subscribed to, with ``UnknownEventError``. Patterns, ``"*"`` and published objects are
             free.
@@ -56,8 +60,8 @@ class EventBus(_core.EventBus):
 
     Raises:
         TypeError: An argument is of the wrong type, or ``on_error`` is a coroutine function.
-        ValueError: ``max_pending`` or ``max_concurrency`` is less than 1, or ``handler_timeout`` is
-            not more than 0.
+        ValueError: ``max_pending`` or ``max_concurrency`` is less than 1, ``history`` is less than
+            0, or ``handler_timeout`` or ``slow_after`` is not more than 0.
     """
 
     __slots__ = ()

@@ -31,7 +31,9 @@ aeb_emit(aeb_bus *bus, aeb_plan *plan, PyObject *payload, bool published)
         occasion.name = plan->name;
         occasion.payload = payload;
         occasion.event = NULL;
+        occasion.outcomes = NULL;
         occasion.seq = seq;
+        occasion.guard_failed = occasion.awaited = false;
         occasion.published = published;
         count = aeb_emit_plan(bus, plan, &occasion);
     }

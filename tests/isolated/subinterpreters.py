@@ -75,6 +75,20 @@ asyncio.run(main())
 assert [payload for payload in log if isinstance(payload, int)] == [1, 1, 2, 2, 3, 3], log
 """
 
+OBSERVING = """
+from agent_event_bus import EventBus
+
+observed = EventBus(history=3, timing=True, slow_after=60)
+observed.on("a", sync_handler)
+for number in range(5):
+    observed.emit("a", (observed, number))
+assert [event.payload[1] for event in observed.history()] == [4, 3, 2]
+stats = observed.stats()
+assert stats["emitted"] == stats["delivered"] == 5, stats
+assert stats["latency"]["sync_handler"]["count"] == 5, stats
+assert bus.history() == [] and "latency" not in bus.stats()
+"""
+
 failures: list[str] = []
 
 
@@ -144,12 +158,21 @@ def left_running() -> None:
     assert log == [1, 2, 3], log
 
 
+def observing() -> None:
+    """A bus that keeps, counts and measures is taken down with all that it has."""
+    for _ in range(3):
+        interpreter = create()
+        run(interpreter, SCRIPT + OBSERVING)
+        interpreters.destroy(interpreter)
+
+
 faulthandler.dump_traceback_later(60, exit=True)
 CASES: dict[str, Callable[[], None]] = {
     "one_after_another": one_after_another,
     "with_async_handlers": with_async_handlers,
     "at_once": at_once,
     "left_running": left_running,
+    "observing": observing,
 }
 CASES[sys.argv[1]]()
 assert not failures, failures
