@@ -21,6 +21,8 @@ SUITES = (
     "emit_async",
     "failures",
     "wildcard",
+    "patterns",
+    "observing",
     "registration",
     "memory",
     "import_time",

@@ -237,13 +237,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio of two rows that has to be reached.
+    """A ratio of two rows, or a figure of one, that has to be reached.
 
     Attributes:
         what: the target in words, with its limit.
         table, heading: where the two rows are measured.
-        row, other: the ratio is that of `row` to `other`.
-        limit: what the median of the ratio has to keep to.
+        row, other: the ratio is that of `row` to `other`; with no `other` the row's own figure
+            counts, in the unit of the table.
+        limit: what the median of the ratio, or of the figure, has to keep to.
         at_least: whether the limit is the least ratio and not the greatest.
     """
 
@@ -251,15 +252,18 @@ class Target:
     table: str
     heading: str
     row: str
-    other: str
+    other: str | None
     limit: float
     at_least: bool = False
 
     def measured(self, tables: Sequence[Table]) -> Spread | None:
-        """Return the ratio that was measured, None when it was not."""
+        """Return the ratio or figure that was measured, None when it was not."""
         for table in tables:
             if table.key == self.table:
-                return table.column(self.heading).ratio(self.row, to=self.other)
+                column = table.column(self.heading)
+                if self.other is None:
+                    return column.figure(self.row)
+                return column.ratio(self.row, to=self.other)
         return None
 
     def met(self, ratio: float) -> bool:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.wildcard
 
-agent_event_bus has exact names and "*" so far; patterns of segments, such as "tool.*", are not
-there yet, so the columns with many keys have exact names. A new kind of key is a new `Scene`.
+The columns with many keys have exact names; patterns of segments, such as "tool.*", which few of
+the other buses have, are the subject of patterns.py.
 """
 
 from __future__ import annotations

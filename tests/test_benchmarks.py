@@ -26,10 +26,15 @@ from benchmarks.harness import (  # noqa: E402
     Handlers,
     Spread,
     Statement,
+    Suite,
     Table,
+    Target,
     UnsupportedError,
     measure,
 )
+from benchmarks.observing import HISTORY, TIMING, differences  # noqa: E402
+from benchmarks.observing import SUITE as OBSERVING_SUITE  # noqa: E402
+from benchmarks.patterns import SUITE as PATTERNS_SUITE  # noqa: E402
 from benchmarks.peers import OURS  # noqa: E402
 
 
@@ -209,7 +214,7 @@ def async_tables(ratio_of_ours: float) -> list[Table]:
     tables: dict[str, Table] = {}
     for target in TARGETS:
         table = tables.setdefault(target.table, Table(target.table, "", [], []))
-        rows = {target.row, target.other}
+        rows = {target.row, target.other or ""}
         found = Column(target.heading, "")
         found.samples = {row: [4000.0 if "gather" in row else 100.0] for row in rows}
         found.samples[OURS] = [ratio_of_ours * 100]
@@ -231,6 +236,38 @@ def test_the_targets_of_emit_async_are_met_or_named() -> None:
 
 def test_a_target_that_was_not_measured_is_missed() -> None:
     assert len(ASYNC_SUITE.faults([])) == len(TARGETS) == 8
+
+
+def test_a_target_may_be_a_figure_of_its_own() -> None:
+    table = Table("t", "", [], [column("added", history=[70.0, 80.0, 90.0])], absolute=True)
+    fine = Target("history: at most 80 ns", "t", "added", "history", None, 80.0)
+    missed = Target("history: at most 79 ns", "t", "added", "history", None, 79.0)
+    suite = Suite("s", lambda pace: [table], targets=(fine, missed))
+    assert suite.faults([table]) == ["history: at most 79 ns: 80.00"]
+
+
+def test_what_looking_back_adds_is_the_difference_of_the_same_round() -> None:
+    measured = Column(
+        "emit, 10 handlers",
+        "off",
+        {
+            "off": [100.0, 200.0],
+            "history=1000": [130.0, 240.0],
+            "timing=True": [600.0, 900.0],
+            "slow_after=1.0": [100.0, 200.0],
+        },
+    )
+    added = differences(measured, 10)
+    assert added.samples[HISTORY] == [30.0, 40.0]
+    assert added.samples[TIMING] == [50.0, 70.0]
+
+
+@pytest.mark.parametrize("suite", [PATTERNS_SUITE, OBSERVING_SUITE], ids=lambda suite: suite.name)
+def test_the_targets_of_a_suite_are_rows_that_it_measures(suite: Suite) -> None:
+    tables = suite.run(QUICK)
+    for target in suite.targets:
+        of_full_size = "10,000 patterns" in target.row  # which a quick run does not have
+        assert (target.measured(tables) is None) == of_full_size, target.what
 
 
 # The command
