@@ -1,4 +1,4 @@
-"""Patterns: which names they match, what their handlers get, and that they cost no more than need be."""
+"""Patterns: which names they match, what their handlers get, and what they cost."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_threads_may_subscribe_to_patterns_while_others_emit(
     assert bus.handlers("kept.1") == (kept,)
 
 
-# Against a matcher that is easy to believe ---------------------------------------------------------
+# Against a matcher that is easy to believe --------------------------------------------------------
 
 SEGMENTS = ["a", "b", "ab", "é", "鍵"]
 names = st.lists(st.sampled_from([*SEGMENTS, "c"]), min_size=1, max_size=5).map(".".join)
@@ -273,7 +273,7 @@ def test_exactly_the_handlers_of_matching_keys_are_called_in_order(
     check()
 
 
-# Size ----------------------------------------------------------------------------------------------
+# Size ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tail", ["*", "**", "x"])

@@ -140,7 +140,8 @@ class TestWhenItListens:
         bus.emit("a", 1)
         assert asyncio.run(take(stream, 1)) == [1]
         assert records == []
-        task.get_coro().close()
+        steps: Any = task.get_coro()
+        steps.close()
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
     def test_when_its_loop_was_closed_and_nobody_else_has_it_the_next_event_ends_it(

@@ -387,7 +387,7 @@ class TestLoopAndContext:
         self, bus: EventBus, suspends: bool, way: str
     ) -> None:
         if sys.version_info >= (3, 12):
-            variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+            variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
             seen: list[tuple[str, object]] = []
             tasks: list[Task] = []
 
