@@ -59,14 +59,14 @@ def emission(
     bus = EventBus(**options)
     for handler in handlers.make("async" if awaits else "sync", count):
         bus.on(EVENT, handler)
-    payload = "{'tool': 'search'}" if payloads else "payload"
+    payload = repr(PAYLOAD) if payloads else "payload"
     call = f"bus.emit_async({EVENT!r}, {payload})" if awaits else f"bus.emit({EVENT!r}, {payload})"
-    source = f"await {call}" if awaits else call
-    names = {"bus": bus, "payload": PAYLOAD}
-    equal = (lambda received: PAYLOAD if received == PAYLOAD else received) if payloads else None
-    if equal is None:
-        return Statement(source, names, awaits=awaits)
-    return Statement(source, names, awaits=awaits, payload_of=equal)
+    return Statement(
+        f"await {call}" if awaits else call,
+        {"bus": bus, "payload": PAYLOAD},
+        awaits=awaits,
+        payload_of=lambda received: PAYLOAD if received == PAYLOAD else received,
+    )
 
 
 def column(heading: str, count: int, pace: Pace, awaits: bool, payloads: bool) -> Column:
