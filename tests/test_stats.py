@@ -286,7 +286,7 @@ async def test_what_a_closed_bus_had_pending_is_cancelled(bus: EventBus) -> None
     await turns()
     bus.emit("a")  # this one has not begun
     counted(bus, emitted=2, delivered=1, pending=2)
-    await soon(bus.aclose())
+    await bus.aclose()  # without `soon`, which until 3.12 takes a turn before it begins
     counted(bus, emitted=2, delivered=1, cancelled=2)
 
 

@@ -309,8 +309,12 @@ class TestWaiting:
         self, bus: EventBus
     ) -> None:
         stream = bus.stream("a")
+
+        async def wait() -> Event:
+            return await stream.__anext__()  # no wait_for, which until 3.12 prefers the result
+
         for order in ("event first", "cancel first"):
-            task = asyncio.ensure_future(take(stream, 1))
+            task = asyncio.ensure_future(wait())
             await turns()
             if order == "event first":
                 bus.emit("a", order)
