@@ -56,7 +56,8 @@ class EventBus(_core.EventBus):
             subscribed to, with ``UnknownEventError``. Patterns, ``"*"`` and published objects are
             free.
         async_only: Sync handlers, which would hold up the event loop, are refused, unless they are
-            offloaded, and ``emit`` raises ``RuntimeError``: ``emit_async`` is the only way.
+            offloaded, and ``emit``, ``publish`` and ``collect`` raise ``RuntimeError``: their async
+            forms are the only way.
 
     Raises:
         TypeError: An argument is of the wrong type, or ``on_error`` is a coroutine function.

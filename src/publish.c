@@ -16,7 +16,8 @@ const char aeb_publish_doc[] =
     "Handlers subscribed to a class are called with the object. The event has the name\n"
     "type(obj).__qualname__ and the object as its payload, and reaches the handlers of that name, "
     "of\n"
-    "patterns that match it and of \"*\" as well. Everything else is as with emit().";
+    "patterns that match it and of \"*\" as well. Everything else is as with emit(), also that an\n"
+    "async_only bus raises RuntimeError. No schema is asked, and a strict bus takes any object.";
 
 const char aeb_publish_async_doc[] =
     "publish_async($self, obj, /)\n--\n\n"
@@ -34,10 +35,14 @@ check_one_object(const char *function, Py_ssize_t nargs)
     return 0;
 }
 
-/* What publish() does on a closed bus. */
+/* What publish() does on a bus with emit_barred, as aeb_emit_barred() for emit(). */
 static PyObject *
-publish_closed(aeb_bus *bus, PyObject *obj)
+publish_barred(aeb_bus *bus, PyObject *obj)
 {
+    if (!bus->closed) {
+        PyErr_SetString(PyExc_RuntimeError, "the bus is async_only: await publish_async() instead");
+        return NULL;
+    }
     PyObject *name = aeb_class_name(Py_TYPE(obj));
     int status = name == NULL ? -1 : aeb_report_closed(bus, name);
     Py_XDECREF(name);
@@ -50,8 +55,8 @@ aeb_publish(aeb_bus *bus, PyObject *const *args, Py_ssize_t nargs)
     if (check_one_object("publish", nargs) < 0) {
         return NULL;
     }
-    if (AEB_UNLIKELY(bus->closed)) {
-        return publish_closed(bus, args[0]);
+    if (AEB_UNLIKELY(bus->emit_barred)) {
+        return publish_barred(bus, args[0]);
     }
     aeb_plan *plan = aeb_registry_class_plan(bus, Py_TYPE(args[0]));
     if (plan == NULL) {

@@ -146,12 +146,37 @@ class TestRefusingEmit:
         async_only.bind_loop(other.loop)
         assert async_only.emit_threadsafe("a").result(20) == 1
 
+    @pytest.mark.parametrize("handled", [False, True])
+    def test_publish_raises_too_and_names_publish_async(
+        self, async_only: Any, handled: bool
+    ) -> None:
+        got: list[Any] = []
+
+        async def handler(payload: object) -> None:
+            got.append(payload)
+
+        if handled:
+            async_only.on(int, handler)
+        with pytest.raises(RuntimeError, match=r"async_only: await publish_async\(\) instead"):
+            async_only.publish(1)
+        assert got == []
+        assert asyncio.run(async_only.publish_async(2)) == handled
+        assert got == [2] * handled
+
+    def test_collect_raises_too_and_names_collect_async(self, async_only: EventBus) -> None:
+        async_only.on("a", noop)
+        with pytest.raises(RuntimeError, match=r"async_only: await collect_async\(\) instead"):
+            async_only.collect("a")
+        (outcome,) = asyncio.run(async_only.collect_async("a"))
+        assert outcome.status == "ok"
+
     def test_a_late_event_on_a_closed_one_is_dropped_as_on_any_bus(
         self, async_only: EventBus, records: list[Any]
     ) -> None:
         asyncio.run(async_only.aclose())
         assert async_only.emit("a") == 0
         assert async_only.emitter("a")() == 0
+        assert async_only.publish(1) == 0
         assert len(records) == 1
 
 
