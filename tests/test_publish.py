@@ -273,7 +273,8 @@ class TestName:
     def test_a_module_is_no_part_of_it(self, bus: Any) -> None:
         names: list[str] = []
         bus.on("*", lambda name, obj: names.append(name))
-        for obj in (1, types.SimpleNamespace(), collections.OrderedDict()):
+        objects: list[Any] = [1, types.SimpleNamespace(), collections.OrderedDict()]
+        for obj in objects:
             bus.publish(obj)
         assert names == ["int", "SimpleNamespace", "OrderedDict"]
 
@@ -308,7 +309,7 @@ class TestName:
     ) -> None:
         log: list[Any] = []
         bus.on("tool.*", recorder(log, "pattern"))
-        obj: object = class_named("tool.*")()
+        obj = class_named("tool.*")()
         assert bus.publish(obj) == 1
         assert log == [("pattern", "tool.*", obj)]
 
