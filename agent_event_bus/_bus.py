@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Union
 from agent_event_bus import _core
 from agent_event_bus._listener import Listener
 from agent_event_bus.streams import Stream
-from agent_event_bus.waiting import Expectation, Waiter
+from agent_event_bus.waiting import Expectation, Waiter, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -226,11 +226,11 @@ class EventBus(_core.EventBus):
 
         Raises:
             TypeError: ``timeout`` is no number.
+            ValueError: It is negative or NaN.
         """
         import asyncio
 
-        if timeout is not None and not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        limit = seconds(timeout)
         loop = asyncio.get_running_loop()
         idle = loop.create_future()
 
@@ -250,7 +250,7 @@ class EventBus(_core.EventBus):
             self._park(own, True)
         try:
             self._when_idle(on_idle, own is not None)
-            await asyncio.wait([idle], timeout=timeout)
+            await asyncio.wait([idle], timeout=limit)
         finally:
             self._forget_idle(on_idle)
             if own is not None:

@@ -214,7 +214,7 @@ class Slot(Listener):
 
 
 def seconds(timeout: object) -> float | None:
-    """Return a timeout as a float, or None for one that never ends.
+    """Return an argument `timeout` as a float, or None for one that never ends.
 
     Raises:
         TypeError: It is no number.

@@ -81,7 +81,8 @@ PyDoc_STRVAR(
     "off($self, /, key=None, handler=None)\n--\n\n"
     "End the subscriptions of a handler, of a key, or of a handler to a key; return how many.\n\n"
     "A subscription with several keys ends whole. Handlers are compared by identity, bound\n"
-    "methods by their object and function. Raises TypeError when both are None.");
+    "methods by their object and function. Raises TypeError when both are None and for a handler\n"
+    "that is not callable, ValueError or TypeError for a bad key.");
 
 static PyObject *
 bus_off(aeb_bus *self, PyObject *args, PyObject *kwargs)
@@ -95,12 +96,18 @@ bus_off(aeb_bus *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "off() needs a key, a handler or both");
         return NULL;
     }
+    if (handler != Py_None && !PyCallable_Check(handler)) {
+        PyErr_Format(PyExc_TypeError, "handler must be callable, not %.200s",
+                     Py_TYPE(handler)->tp_name);
+        return NULL;
+    }
     return aeb_unsubscribe(self, key == Py_None ? NULL : key, handler == Py_None ? NULL : handler);
 }
 
 PyDoc_STRVAR(bus_clear_doc,
              "clear($self, /, key=None)\n--\n\n"
-             "End every subscription, or every one that has this key; return how many.");
+             "End every subscription, or every one that has this key; return how many. Raises\n"
+             "ValueError or TypeError for a bad key.");
 
 static PyObject *
 bus_clear(aeb_bus *self, PyObject *args, PyObject *kwargs)

@@ -41,28 +41,62 @@ aeb_event_renew(aeb_event *event, PyObject *name, PyObject *payload, uint64_t se
     return true;
 }
 
+/* The number of an event as given by a user.  0 or -1. */
+static int
+parse_seq(PyObject *value, uint64_t *seq)
+{
+    *seq = 0;
+    if (value == NULL) {
+        return 0;
+    }
+    if (!PyLong_Check(value) || PyBool_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "seq must be an int, not %.200s", Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    *seq = PyLong_AsUnsignedLongLong(value);
+    if (*seq == (uint64_t)-1 && PyErr_Occurred()) {
+        PyErr_SetString(PyExc_OverflowError, "seq must be at least 0 and fit in 64 bits");
+        return -1;
+    }
+    return 0;
+}
+
+/* The time of an event as given by a user, None for now.  0 or -1. */
+static int
+parse_timestamp(PyObject *value, double *timestamp)
+{
+    *timestamp = value == Py_None ? aeb_time() : PyFloat_AsDouble(value);
+    if (*timestamp == -1.0 && PyErr_Occurred()) {
+        /* Neither of these says what it is about. */
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Format(PyExc_TypeError, "timestamp must be a number of seconds, not %.200s",
+                         Py_TYPE(value)->tp_name);
+        }
+        else if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            PyErr_SetString(PyExc_OverflowError, "timestamp is too large");
+        }
+        return -1;
+    }
+    return 0;
+}
+
 static PyObject *
 event_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"name", "payload", "seq", "timestamp", NULL};
     PyObject *name, *payload = Py_None, *seq_obj = NULL, *timestamp_obj = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|OO!O:Event", keywords, &name, &payload,
-                                     &PyLong_Type, &seq_obj, &timestamp_obj)) {
+    uint64_t seq;
+    double timestamp;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOO:Event", keywords, &name, &payload,
+                                     &seq_obj, &timestamp_obj)) {
         return NULL;
     }
-    uint64_t seq = 0;
-    if (seq_obj != NULL) {
-        seq = PyLong_AsUnsignedLongLong(seq_obj);
-        if (PyErr_Occurred()) {
-            return NULL;
-        }
+    if (!PyUnicode_Check(name)) {
+        PyErr_Format(PyExc_TypeError, "name must be a str, not %.200s", Py_TYPE(name)->tp_name);
+        return NULL;
     }
-    double timestamp = aeb_time();
-    if (timestamp_obj != Py_None) {
-        timestamp = PyFloat_AsDouble(timestamp_obj);
-        if (timestamp == -1.0 && PyErr_Occurred()) {
-            return NULL;
-        }
+    if (parse_seq(seq_obj, &seq) < 0 || parse_timestamp(timestamp_obj, &timestamp) < 0) {
+        return NULL;
     }
     PyObject *exact_name = PyUnicode_FromObject(name); /* a subclass could be part of a cycle */
     if (exact_name == NULL) {

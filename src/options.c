@@ -21,7 +21,7 @@ aeb_parse_flag(PyObject *value, const char *name, bool *flag)
 int
 aeb_parse_priority(PyObject *value, int64_t *priority)
 {
-    if (!PyLong_Check(value)) {
+    if (!PyLong_Check(value) || PyBool_Check(value)) {
         PyErr_Format(PyExc_TypeError, "priority must be an int, not %.200s",
                      Py_TYPE(value)->tp_name);
         return -1;
@@ -86,6 +86,9 @@ aeb_parse_seconds(PyObject *value, const char *name, double *seconds)
     }
     double given = PyFloat_AsDouble(value);
     if (given == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError)) { /* which does not say what is too large */
+            PyErr_Format(PyExc_OverflowError, "%s is too large", name);
+        }
         return -1;
     }
     if (!(given > 0.0)) { /* NaN is not, either */
