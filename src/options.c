@@ -86,7 +86,7 @@ aeb_parse_seconds(PyObject *value, const char *name, double *seconds)
     }
     double given = PyFloat_AsDouble(value);
     if (given == -1.0 && PyErr_Occurred()) {
-        if (PyErr_ExceptionMatches(PyExc_OverflowError)) { /* which does not say what is too large */
+        if (PyErr_ExceptionMatches(PyExc_OverflowError)) { /* it does not say what is */
             PyErr_Format(PyExc_OverflowError, "%s is too large", name);
         }
         return -1;

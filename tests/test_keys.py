@@ -222,6 +222,87 @@ def test_a_str_enum_member_is_the_same_key(bus: EventBus) -> None:
         assert log == [("exact", 1), ("exact", 2)]
 
 
+class Shape(enum.Enum):
+    ONE = "tool.*"
+    DEEP = "tool.**"
+    ANY = "**"
+    BAD = "tool*"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Labelled(str, enum.Enum):
+    """Its value is another string than its text."""
+
+    START = ("tool.start", "a label")
+
+    def __new__(cls, text: str, label: str) -> Labelled:
+        self = str.__new__(cls, text)
+        self._value_ = label
+        return self
+
+
+class TestEnums:
+    @pytest.mark.parametrize(
+        ("member", "key"), [(Shape.ONE, "tool.*"), (Shape.DEEP, "tool.**"), (Shape.ANY, "*")]
+    )
+    def test_a_member_whose_value_is_a_pattern_is_that_pattern(
+        self, bus: Any, member: enum.Enum, key: str
+    ) -> None:
+        log: list[Any] = []
+        subscription = bus.subscribe(member, recorder(log, "h"))
+        assert subscription.keys == (key,)
+        assert bus.emit("tool.start", 1) == 1
+        assert log == [("h", "tool.start", 1)]
+        with pytest.raises(ValueError, match="a pattern is not an event"):
+            bus.emit(member)
+
+    def test_off_and_clear_take_a_member_and_remove_what_its_string_subscribed(
+        self, bus: Any
+    ) -> None:
+        for member in (Plain.START, Text.START, Shape.ONE, Shape.ANY):
+            for remove in (bus.off, bus.clear):
+                bus.on(member.value, print)
+                bus.subscribe(["other", member], print)
+                assert remove(member) == 2
+                assert len(bus) == 0
+
+    def test_a_member_is_asked_for_as_its_string(self, bus: Any) -> None:
+        subscription = bus.subscribe("tool.start", print)
+        assert bus.handlers(Plain.START) == (subscription,)
+        assert bus.has_handlers(Plain.START)
+        assert bus.emitter(Plain.START).name == "tool.start"
+
+    @pytest.mark.parametrize("member", [Level.LOW, Plain.NUMBER])
+    def test_a_member_whose_value_is_no_string_is_refused(self, bus: Any, member: Any) -> None:
+        for method in (bus.on, bus.subscribe, bus.off):
+            with pytest.raises(TypeError, match=r"bad key <.*must be a str or a class"):
+                method(member, print)
+        for ask in (bus.emit, bus.handlers, bus.emitter):
+            with pytest.raises(TypeError, match="event name must be a str"):
+                ask(member)
+        assert len(bus) == 0
+
+    def test_a_member_whose_value_is_malformed_is_refused_as_that_string(self, bus: Any) -> None:
+        with pytest.raises(ValueError, match=re.escape("bad key 'tool*'")):
+            bus.on(Shape.BAD, print)
+
+    def test_a_member_that_is_a_string_itself_counts_by_its_text(self, bus: Any) -> None:
+        assert (Labelled.START.value, str.__str__(Labelled.START)) == ("a label", "tool.start")
+        subscription = bus.subscribe(Labelled.START, print)
+        assert subscription.keys == ("tool.start",)
+        assert bus.handlers("tool.start") == bus.handlers(Labelled.START) == (subscription,)
+
+    def test_the_enum_itself_is_a_class(self, bus: Any) -> None:
+        got: list[Any] = []
+        bus.on(Plain, got.append)
+        assert bus.emit(Plain.START) == 0
+        assert bus.publish(Plain.START) == 1
+        assert got == [Plain.START]
+
+
 class TestWildcards:
     @pytest.mark.parametrize("key", ["*", "**"])
     def test_both_wildcards_match_every_event(self, bus: EventBus, key: str) -> None:
