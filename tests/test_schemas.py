@@ -47,6 +47,11 @@ EMITTING: list[Any] = [
         lambda bus, payload: asyncio.run(bus.emitter("tool.start").emit_async(payload)),
         id="emitter.emit_async",
     ),
+    pytest.param(lambda bus, payload: len(bus.collect("tool.start", payload)), id="collect"),
+    pytest.param(
+        lambda bus, payload: len(asyncio.run(bus.collect_async("tool.start", payload))),
+        id="collect_async",
+    ),
 ]
 
 

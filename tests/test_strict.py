@@ -34,6 +34,8 @@ EMITTING: list[Any] = [
     pytest.param(lambda bus, name: bus.emit(name), id="emit"),
     pytest.param(lambda bus, name: asyncio.run(bus.emit_async(name)), id="emit_async"),
     pytest.param(lambda bus, name: bus.emitter(name), id="emitter"),
+    pytest.param(lambda bus, name: bus.collect(name), id="collect"),
+    pytest.param(lambda bus, name: asyncio.run(bus.collect_async(name)), id="collect_async"),
     pytest.param(lambda bus, name: bus.handlers(name), id="handlers"),
     pytest.param(lambda bus, name: bus.has_handlers(name), id="has_handlers"),
 ]
@@ -43,7 +45,9 @@ SUBSCRIBING: list[Any] = [
     pytest.param(lambda bus, key: bus.once(key, print), id="once"),
     pytest.param(lambda bus, key: bus.subscribe(key, print), id="subscribe"),
     pytest.param(lambda bus, key: bus.subscribe(["tool.start", key], print), id="several keys"),
-    pytest.param(lambda bus, key: bus._subscribe_internal(key, print), id="internal"),
+    pytest.param(lambda bus, key: bus.wait_for(key), id="wait_for"),
+    pytest.param(lambda bus, key: bus.expect(key), id="expect"),
+    pytest.param(lambda bus, key: bus.stream(key), id="stream"),
 ]
 Use = Callable[[EventBus, Any], object]
 
@@ -132,6 +136,17 @@ class TestRefusing:
 
 
 class TestFree:
+    @pytest.mark.parametrize("key", ["tool.*", "tool.**", "*.start", "nothing.like.it.*"])
+    def test_patterns_need_no_declaration(self, strict: EventBus, key: str) -> None:
+        log: list[Any] = []
+        strict.on(key, recorder(log, "pattern"))
+        strict.emit("tool.start", 1)
+        expected = [] if key == "nothing.like.it.*" else [("pattern", "tool.start", 1)]
+        assert log == expected
+
+    def test_looking_back_for_what_was_never_declared_finds_nothing(self) -> None:
+        assert EventBus(history=3, strict=True).history("tool.strat") == []
+
     @pytest.mark.parametrize("key", ["*", "**"])
     def test_wildcards_need_no_declaration(self, strict: EventBus, key: str) -> None:
         log: list[Any] = []
