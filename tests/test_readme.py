@@ -30,6 +30,13 @@ COMMANDS = {
     "test": "python -m pip install -e '.[test]' && python -m pytest",
 }
 CLASSES = ("EventBus", "Subscription", "Emitter", "Event", "Outcome")
+EXPORTED = {name: getattr(agent_event_bus, name) for name in agent_event_bus.__all__}
+FUNCTIONS = {name for name, value in EXPORTED.items() if inspect.isfunction(value)}
+EXCEPTIONS = {
+    name
+    for name, value in EXPORTED.items()
+    if isinstance(value, type) and issubclass(value, Exception)
+}
 
 
 def blocks(document: Path, language: str) -> Iterator[tuple[int, str]]:
@@ -177,7 +184,26 @@ def signature_of(cls: type[Any], name: str) -> str:
 def test_the_readme_describes_every_class_and_what_else_is_exported() -> None:
     exported = re.findall(r"`(\w+)`", section(README, "API"))
     assert set(exported) - {"agent_event_bus"} == set(agent_event_bus.__all__)
-    assert {name for name in agent_event_bus.__all__ if name[0].isupper()} == set(CLASSES)
+    assert {name for name in EXPORTED if name[0].isupper()} - EXCEPTIONS == set(CLASSES)
+
+
+def test_the_readme_lists_every_function_with_its_real_signature() -> None:
+    signatures = {name + bare(inspect.signature(EXPORTED[name])) for name in FUNCTIONS}
+    assert len(signatures) >= 3
+    assert sorted(listed_api("Functions")) == sorted(signatures)
+
+
+def test_the_readme_lists_every_exception_with_its_base_and_its_attributes() -> None:
+    listed = {row[0].strip("`"): row[1] for row in rows(section(README, "Exceptions"))}
+    assert set(listed) == EXCEPTIONS
+    assert len(EXCEPTIONS) >= 3
+    for name, text in listed.items():
+        exception: Any = EXPORTED[name]
+        assert f"A `{exception.__base__.__name__}`" in text
+        attributes = text.partition("attributes ")[2]
+        own = vars(exception).get("__init__")  # which keeps each of its arguments
+        needed = [] if own is None else list(inspect.signature(own).parameters)[1:]
+        assert [word for word in re.findall(r"`(\w+)`", attributes) if word != "None"] == needed
 
 
 @pytest.mark.parametrize("name", CLASSES)
