@@ -101,6 +101,13 @@ class TestRefusingSyncHandlers:
         assert got == [1]
         assert not subscription.active
 
+    async def test_waiting_and_streams_work(self, async_only: EventBus) -> None:
+        waiter = async_only.wait_for("a")
+        async with async_only.stream("a") as stream, async_only.expect("a", timeout=20) as expected:
+            assert await soon(async_only.emit_async("a", 1)) == 3
+            assert (await soon(stream.__anext__())).payload == 1
+        assert expected.event.payload == (await soon(waiter)).payload == 1
+
     def test_other_bad_handlers_are_refused_as_ever(self, async_only: EventBus) -> None:
         wrong: Any = 3
         with pytest.raises(TypeError, match="handler must be callable"):

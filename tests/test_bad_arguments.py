@@ -280,6 +280,16 @@ def test_what_a_bus_alone_can_make_says_so(cls: Any) -> None:
         cls()
 
 
+def test_every_exception_is_importable_from_the_package() -> None:
+    for name, base in {
+        "EventSchemaError": ValueError,
+        "UnknownEventError": ValueError,
+        "StreamOverflowError": RuntimeError,
+    }.items():
+        assert name in agent_event_bus.__all__
+        assert issubclass(getattr(agent_event_bus, name), base)
+
+
 def test_every_public_method_of_a_bus_that_takes_an_argument_has_rows() -> None:
     takes_nothing = {"aclose"}
     public = {

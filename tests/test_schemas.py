@@ -120,6 +120,18 @@ class TestChecking:
         emit(checked, GOOD)
         assert numbers == [1, 2]
 
+    @pytest.mark.parametrize("emit", EMITTING)
+    def test_a_refused_event_is_in_neither_history_nor_statistics(self, emit: Any) -> None:
+        bus = EventBus(history=3)
+        bus.define_event("tool.start", has_query)
+        emit(bus, GOOD)
+        with pytest.raises(EventSchemaError):
+            emit(bus, BAD)
+        assert [event.payload for event in bus.history()] == [GOOD]
+        stats = bus.stats()
+        assert (stats["emitted"], stats["failed"]) == (1, 0)
+        assert stats["by_event"] == {"tool.start": 1}
+
     def test_numbers_stay_unique_and_in_order_when_a_schema_emits(self, bus: EventBus) -> None:
         seen: list[tuple[str, int]] = []
 
