@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, cast
 
 from agent_event_bus._bus import EventBus
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["current_bus", "get_bus", "use_buses"]
 
 BusT = TypeVar("BusT", bound=EventBus)
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 Registry = dict[str, EventBus]
 
@@ -81,23 +80,85 @@ def get_bus(name: str = "default", **options: Any) -> EventBus:
     return found
 
 
-@contextmanager
-def use_buses() -> Iterator[None]:
+class FreshBuses:
+    """What ``use_buses()`` returns: a context manager and decorator, for one block at a time."""
+
+    __slots__ = ("_registry",)
+
+    def __init__(self) -> None:
+        self._registry: Registry | None = None
+
+    def __enter__(self) -> None:
+        """Begin with no buses.
+
+        Raises:
+            RuntimeError: The block was entered already.
+        """
+        if self._registry is not None:
+            raise RuntimeError("this use_buses() block was entered already")
+        self._registry = {}
+        _registries.append(self._registry)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Bring back the buses that were there before."""
+        registry, self._registry = self._registry, None
+        # Not simply the last one, for overlapping blocks may end in any order. By identity, because
+        # all empty dicts are equal.
+        del _registries[[id(each) for each in _registries].index(id(registry))]
+
+    def __call__(self, function: FunctionT) -> FunctionT:
+        """Return a function each call of which is inside a block of its own.
+
+        Raises:
+            TypeError: It is a class, or a generator function, which would run after the block.
+        """
+        import functools
+        import inspect
+
+        if (
+            isinstance(function, type)
+            or inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
+        ):
+            raise TypeError(
+                "use_buses() decorates functions and coroutine functions: in what is none of them, "
+                "write `with use_buses():`"
+            )
+        wrapped: Any
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with FreshBuses():
+                    return await function(*args, **kwargs)
+        else:
+
+            @functools.wraps(function)
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with FreshBuses():
+                    return function(*args, **kwargs)
+
+        return cast("FunctionT", wrapped)
+
+
+def use_buses() -> FreshBuses:
     """Give a test a registry of its own: ``with use_buses():``, or as a decorator.
 
     Inside, in all threads and tasks, ``get_bus`` begins with no buses at all and ``current_bus``
     knows no scope that was entered outside. At the end what was there before is back. Such blocks
     may be nested; where several overlap, in concurrent tasks say, the one entered last is in use.
     The buses made inside are not closed at the end.
+
+    Returns:
+        A context manager, which decorates functions and coroutine functions, too. Each call of
+        those is inside a block of its own.
     """
-    registry: Registry = {}
-    _registries.append(registry)
-    try:
-        yield
-    finally:
-        # Not simply the last one, for overlapping blocks may end in any order. By identity, because
-        # all empty dicts are equal.
-        del _registries[[id(each) for each in _registries].index(id(registry))]
+    return FreshBuses()
 
 
 # The current bus

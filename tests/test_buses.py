@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import inspect
 import os
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -364,6 +365,46 @@ class TestUseBuses:
             return get_bus("jobs", strict=True)
 
         assert test() is not test()
+
+    async def test_it_decorates_coroutine_functions_until_their_end(self) -> None:
+        @use_buses()
+        async def test(number: int) -> tuple[int, EventBus, EventBus]:
+            before = get_bus("jobs", strict=True)
+            await asyncio.sleep(0)
+            return number, before, get_bus("jobs")
+
+        with use_buses():
+            outside = get_bus("jobs")
+            number, before, after = await soon(test(3))
+            assert number == 3
+            assert before is after
+            assert before is not outside
+            assert get_bus("jobs") is outside
+        assert inspect.iscoroutinefunction(test)
+        assert test.__name__ == "test"
+
+    def test_it_decorates_nothing_that_would_run_after_its_end(self) -> None:
+        def fixture() -> Iterator[None]:
+            yield
+
+        async def async_fixture() -> AsyncIterator[None]:
+            yield
+
+        class Tests: ...
+
+        for wrong in (fixture, async_fixture, Tests):
+            with pytest.raises(TypeError, match="write `with use_buses"):
+                use_buses()(wrong)
+
+    def test_one_block_is_entered_once_at_a_time(self) -> None:
+        block = use_buses()
+        with block:
+            inside = get_bus("jobs")
+            with pytest.raises(RuntimeError, match="entered already"):
+                block.__enter__()
+            assert get_bus("jobs") is inside
+        with block:
+            assert get_bus("jobs") is not inside
 
     def test_its_buses_are_not_closed_at_the_end(self) -> None:
         with use_buses():
