@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import inspect
 import logging
 import re
 import sys
@@ -89,6 +90,31 @@ class TestDecoratorForms:
         assert [s.priority for s in bus.handlers("a")] == [-3, 4]
         bus.emit("a", "payload")
         assert [type(event) for event in got] == [Event, Event]
+
+    @pytest.mark.parametrize("form", ["call", "decorator"])
+    def test_every_option_of_subscribe_applies_in_it(
+        self, bus: Any, method: str, form: str
+    ) -> None:
+        options: dict[str, Any] = {
+            "priority": 7,
+            "weak": True,
+            "where": {"field": 1},
+            "envelope": True,
+            "isolate": False,
+            "timeout": 2.5,
+            "offload": True,
+        }
+        known = inspect.signature(EventBus.subscribe).parameters.values()
+        assert {p.name for p in known if p.kind is p.KEYWORD_ONLY} == {*options, "once"}
+        if form == "call":
+            getattr(bus, method)("a", handler_a, **options)
+        else:
+            getattr(bus, method)("a", **options)(handler_a)
+        (subscription,) = bus.handlers("a")
+        assert subscription.once is (method == "once")
+        assert bus.emit("a", {"field": 2}) == 0, "where had no effect"
+        del options["where"]  # the only one that a subscription does not show
+        assert {name: getattr(subscription, name) for name in options} == options
 
     def test_bad_keys_are_refused_before_there_is_a_function(
         self, bus: EventBus, method: str

@@ -33,12 +33,15 @@ def test_its_defaults_are_those_of_the_contract(bus: EventBus) -> None:
     assert subscription.keys == ("*",)
     assert subscription.key == "*"
     assert subscription.priority == 0
-    assert subscription.once is False
+    assert subscription.once is subscription.weak is subscription.envelope is False
+    assert subscription.isolate is True
+    assert subscription.timeout is None
+    assert subscription.offload is False
 
 
 @pytest.mark.parametrize(
     "attribute",
-    ["keys", "key", "handler", "id", "priority", "once", "active", "calls", "failures", "extra"],
+    [name for name in dir(Subscription) if name[0] != "_"] + ["extra"],
 )
 def test_nothing_on_it_can_be_changed(bus: EventBus, attribute: str) -> None:
     subscription = bus.subscribe("a", handler)
