@@ -422,14 +422,17 @@ class TestRemoving:
         assert bus.emit("a") == bus.emit("b.c") == bus.publish(Message()) == 0
         assert len(bus) == 0
 
-    def test_a_handler_may_come_and_go_between_two_publications(self, bus: Any) -> None:
-        assert bus.publish(Inbound()) == 0
-        subscription = bus.subscribe(Message, lambda obj: None)
-        assert bus.publish(Inbound()) == 1
-        with bus.subscribe("Inbound", lambda obj: None), bus.subscribe("*", lambda *args: None):
-            assert bus.publish(Inbound()) == 3
+    @pytest.mark.parametrize("key", [Inbound, Message, object, "Inbound", "*", "Outer.*", "**"])
+    def test_a_handler_may_come_and_go_between_two_publications(self, bus: Any, key: Any) -> None:
+        obj: Any = class_named("Outer.Inner")() if key == "Outer.*" else Inbound()
+        assert bus.publish(obj) == 0
+        subscription = bus.subscribe(key, lambda *args: None)
+        assert bus.publish(obj) == 1
+        with bus.subscribe(["unrelated", key], lambda *args: None):
+            assert bus.publish(obj) == 2
+        assert bus.publish(obj) == 1
         subscription.cancel()
-        assert bus.publish(Inbound()) == 0
+        assert bus.publish(obj) == 0
 
 
 @pytest.mark.parametrize("key", [list[int], Callable[[int], str], collections.abc.Iterable[int]])
