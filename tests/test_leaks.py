@@ -21,6 +21,8 @@ KINDS = [
     "emit_without_a_loop",
     "nobody",
     "sync",
+    "published",
+    "refused",
     "returns",
     "suspends",
     "fails",

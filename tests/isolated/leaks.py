@@ -116,6 +116,21 @@ for handler in (sync_fails, fails):
     bus.subscribe(names["fails"], handler)
 
 
+anything: Any = bus
+for handler in (sync, returns):
+    anything.subscribe(Payload, handler)
+
+
+def refuses(event: object) -> None:
+    raise ValueError("refused")
+
+
+strict = EventBus("strict", strict=True)
+strict.define_event("event.refused", refuses)
+strict.on("event.refused", sync)
+strict.on("event.*", lambda name, event: None)
+
+
 def repeated(kind: str) -> Callable[[int], Coroutine[Any, Any, None]]:
     """Return what awaits `count` emissions of one name, one after another."""
 
@@ -146,6 +161,26 @@ async def emit_without_a_loop(count: int) -> None:
             bus.emit(names["suspends"], payload)
 
     await asyncio.get_running_loop().run_in_executor(None, emit_some)
+
+
+async def published(count: int) -> None:
+    for _ in range(count // 2):
+        bus.publish(payload)
+        await bus.publish_async(payload)
+    await bus.drain()
+
+
+async def refused(count: int) -> None:
+    for number in range(count // 2):
+        for name in ("event.refused", f"event.unknown.{number}"):
+            try:
+                if number % 2:
+                    strict.emit(name, payload)
+                else:
+                    await strict.emit_async(name, payload)
+            except ValueError:
+                continue
+            raise AssertionError("it was not refused")
 
 
 async def touched(count: int) -> None:
@@ -201,7 +236,9 @@ KINDS: dict[str, tuple[Callable[[int], Coroutine[Any, Any, None]], int]] = {
     "emit_pending": (emit_pending, 20),
     "emit_without_a_loop": (emit_without_a_loop, 1),
     "nobody": (repeated("nobody"), 100),
-    "sync": (repeated("sync"), 249),
+    "sync": (repeated("sync"), 219),
+    "published": (published, 20),
+    "refused": (refused, 10),
     "returns": (repeated("returns"), 150),
     "suspends": (repeated("suspends"), 50),
     "fails": (repeated("fails"), 15),
