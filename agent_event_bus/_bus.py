@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from agent_event_bus._core import Event
+    from agent_event_bus._core import Event, HandlerTask, Subscription
     from agent_event_bus.buses import CurrentBus
     from agent_event_bus.streams import Overflow
 
@@ -212,6 +212,23 @@ class EventBus(_core.EventBus):
         """
         return Stream(self, key, where, maxsize, overflow)
 
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Return what is subscribed now, whatever its key, in order of registration.
+
+        Those of ``wait_for``, ``expect`` and ``stream`` are among them.
+        """
+        listed = {each.id: each for each in self._subscriptions()}  # it has one for every key
+        return tuple(listed[number] for number in sorted(listed))
+
+    def pending(self) -> list[str]:
+        """Return what ``emit`` has scheduled and is not over, as ``drain`` names it.
+
+        Returns:
+            ``"event -> handler qualname"`` for each delivery, in the order in which they were
+            scheduled.
+        """
+        return [_named(delivery) for delivery in self._pending()]
+
     async def drain(self, timeout: float | None = None) -> list[str]:
         """Wait until everything that ``emit`` scheduled is over, also what its handlers scheduled.
 
@@ -257,11 +274,7 @@ class EventBus(_core.EventBus):
                 self._park(own, False)
         if idle.done():
             return []
-        return [
-            f"{delivery.event_name} -> {delivery.__qualname__}"
-            for delivery in self._pending()
-            if delivery is not own
-        ]
+        return [_named(delivery) for delivery in self._pending() if delivery is not own]
 
     async def aclose(self) -> None:
         """Close the bus: cancel what ``emit`` has scheduled, wait for it, and deliver nothing more.
@@ -275,6 +288,7 @@ class EventBus(_core.EventBus):
         for subscription in self._subscriptions():
             if isinstance(subscription.handler, Listener):
                 subscription.handler.bus_closed()
+        self._close_stranded()
         own = self._own_delivery()
         for delivery in self._pending():
             if delivery is not own:
@@ -302,6 +316,10 @@ class EventBus(_core.EventBus):
         for delivery in self._pending():
             if delivery.loop.is_closed():
                 delivery.close()
+
+
+def _named(delivery: HandlerTask) -> str:
+    return f"{delivery.event_name} -> {delivery.__qualname__}"
 
 
 EventBus._own_methods()

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, final, overload
 from typing_extensions import Self, TypeAlias, disjoint_base
 
 _Handler = TypeVar("_Handler", bound=Callable[..., object])
+_OnError: TypeAlias = Callable[[str, Callable[..., object], Exception], object]
 _Where: TypeAlias = Callable[[Any], object] | Mapping[str, object] | None
 
 @final
@@ -151,6 +152,10 @@ class EventBus:
     def name(self) -> str | None: ...
     @property
     def closed(self) -> bool: ...
+    @property
+    def on_error(self) -> _OnError | None: ...
+    @on_error.setter
+    def on_error(self, on_error: _OnError | None, /) -> None: ...
     @overload
     def on(
         self,

@@ -451,6 +451,26 @@ check_on_error(PyObject *on_error)
     return is_async != 0 ? -1 : 0;
 }
 
+static PyObject *
+bus_get_on_error(aeb_bus *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->on_error == NULL ? Py_None : self->on_error);
+}
+
+static int
+bus_set_on_error(aeb_bus *self, PyObject *on_error, void *Py_UNUSED(closure))
+{
+    if (on_error == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "on_error cannot be deleted: set it to None");
+        return -1;
+    }
+    if (on_error != Py_None && check_on_error(on_error) < 0) {
+        return -1;
+    }
+    Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
+    return 0;
+}
+
 /* Sets what all plans have from now on. */
 static void
 set_plan_flags(aeb_bus *self, unsigned flags)
@@ -675,6 +695,14 @@ static PyMemberDef bus_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyGetSetDef bus_getset[] = {
+    {"on_error", (getter)bus_get_on_error, (setter)bus_set_on_error,
+     PyDoc_STR("Called with event name, handler and exception after a failure was logged; or "
+               "None."),
+     NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, history=0, logger=None, on_error=None, loop=None, "
                       "max_pending=None, max_concurrency=None, handler_timeout=None, "
                       "slow_after=None, timing=False, strict=False, async_only=False)\n--\n\n"
@@ -684,7 +712,8 @@ static PyType_Slot bus_slots[] = {
     {Py_tp_doc, (void *)bus_doc}, {Py_tp_new, bus_new},           {Py_tp_init, bus_init},
     {Py_tp_dealloc, bus_dealloc}, {Py_tp_traverse, bus_traverse}, {Py_tp_clear, bus_tp_clear},
     {Py_tp_repr, bus_repr},       {Py_sq_length, bus_length},     {Py_nb_bool, bus_bool},
-    {Py_tp_methods, bus_methods}, {Py_tp_members, bus_members},   {0, NULL},
+    {Py_tp_methods, bus_methods}, {Py_tp_members, bus_members},   {Py_tp_getset, bus_getset},
+    {0, NULL},
 };
 
 static PyType_Spec bus_spec = {
