@@ -12,6 +12,9 @@ never reaches it.
         ...
 
     bus.emit("model_responded", {"response": "hello"})
+
+PYTEST_DONT_REWRITE: pytest would warn programs that import this and then run pytest, for the sake
+of the plugin that comes with it.
 """
 
 from agent_event_bus._bus import EventBus

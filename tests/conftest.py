@@ -14,6 +14,9 @@ from helpers import ListHandler, LoopThread
 
 from agent_event_bus import EventBus
 
+# To run pytest inside of tests, for the plugin that comes with the package.
+pytest_plugins = ["pytester"]
+
 if sys.version_info < (3, 12):
     # Where asyncio makes an event loop for whoever asks, the pytest plugin asks, and the loop is
     # lost unclosed in the next asyncio.run of a test. An explicit None prevents that.
