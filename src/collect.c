@@ -1,7 +1,7 @@
 /* Collecting: emissions that answer with what became of each handler.
  *
  * The handlers are called as they always are; what they return and raise goes into a list of outcomes
- * (careful.c for sync handlers, handler_task.c for async ones).  `collect_async` is an ordinary
+ * (careful.c for sync handlers, handler_end.c for async ones).  `collect_async` is an ordinary
  * emission with such a list.
  */
 #include "collect.h"

@@ -15,12 +15,11 @@ PyObject *aeb_emission_new(aeb_bus *bus, PyObject *name, PyObject *payload);
 /* The same whose answer is the list of outcomes. */
 PyObject *aeb_emission_new_collecting(aeb_bus *bus, PyObject *name, PyObject *payload);
 
-/* An emission that only runs the given deliveries, a list of unstarted HandlerTask; `outcomes` is the
- * list that collects how they end, or NULL. */
-/* The same of a published object. */
+/* An emission of a published object. */
 PyObject *aeb_emission_of_object(aeb_bus *bus, PyObject *obj);
 
-/* An emission that only runs the given deliveries, a list of unstarted HandlerTask. */
+/* An emission that only runs the given deliveries, a list of unstarted HandlerTask; `outcomes` is the
+ * list that collects how they end, or NULL. */
 PyObject *aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries,
                                      PyObject *outcomes, bool nested);
 

@@ -143,6 +143,11 @@ void aeb_handler_task_abandon(aeb_handler_task *self);
 /* Ends the delivery and tells its owner; true if that takes the fatal error (borrowed or NULL). */
 bool aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal);
 
+/* The handler has returned, or ended with the pending exception, which is isolated or left for the task
+ * to raise.  *result is what its step answers. */
+PySendResult aeb_handler_task_returned(aeb_handler_task *self, PyObject **result);
+PySendResult aeb_handler_task_raised(aeb_handler_task *self, PyObject **result);
+
 /* One step: sends `value`, or throws `exc` when it is not NULL. */
 PySendResult aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc,
                                    PyObject **result);

@@ -17,6 +17,7 @@ Py_ssize_t aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, Py
  * says why async handlers cannot be run, which is then the failure of each. */
 Py_ssize_t aeb_schedule_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
                              PyObject *exc_steal, bool nested);
+
 /* How many deliveries are pending in this process. */
 Py_ssize_t aeb_schedule_n_pending(const aeb_bus *bus);
 
