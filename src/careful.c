@@ -117,6 +117,9 @@ aeb_dispatch_carefully(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, boo
             break;
         }
         status = aeb_admit(bus, entry->sub, occasion, true, nested);
+        if (timed && entry->sub->where != NULL) { /* a condition is no part of anybody's time */
+            clock = aeb_monotonic_ns();
+        }
         if (status <= 0) {
             continue;
         }

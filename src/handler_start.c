@@ -41,6 +41,7 @@ aeb_next_entry_of_both(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
             }
         }
         cursor->next_entry++;
+        cursor->asked |= entry->sub->where != NULL;
         int admitted =
             aeb_admit(cursor->bus, entry->sub, cursor->occasion, cursor->guarded, cursor->nested);
         if (admitted != 0) {

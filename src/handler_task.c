@@ -151,7 +151,9 @@ handler_begin(aeb_handler_task *self)
         if (aeb_timing_prepare(self->bus, self->sub) < 0) {
             return -1;
         }
-        self->began = aeb_monotonic_ns();
+        if (self->began == 0) { /* else starter.c has called it, and it returned this awaitable */
+            self->began = aeb_monotonic_ns();
+        }
     }
     if (self->awaitable == NULL) {
         self->bus->n_delivered++;

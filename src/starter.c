@@ -83,6 +83,8 @@ aeb_starter_begin(aeb_starter *starter)
     starter->lazy = starter->untracked = starter->spent = starter->exempt = false;
     starter->entry = NULL;
     starter->delivery = NULL;
+    starter->measured = NULL;
+    starter->clock = 0;
     if (state->lazy_task_type == NULL) {
         return 0;
     }
@@ -432,28 +434,29 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
     return status;
 }
 
-/* On a bus with AEB_PLAN_TIMED: the handler that has run without a delivery, if one has, is over, and
- * `next` (NULL: none) is to run in this way.  The end of one is the beginning of the next.  0 or -1. */
+/* On a bus with AEB_PLAN_TIMED: a handler is about to run without a delivery.  The end of the last one
+ * is its beginning, unless something has been done in between.  0 or -1. */
 static int
-measure_next(aeb_starter *starter, aeb_subscription *next)
+begin_measured(aeb_starter *starter, aeb_async_cursor *cursor, aeb_subscription *sub)
 {
-    aeb_subscription *last = starter->measured;
-    starter->measured = NULL;
-    if (last != NULL) {
-        uint64_t took = aeb_timing_lap(&starter->clock);
-        aeb_timing_note(last, starter->occasion->watch, took);
-    }
-    if (next == NULL) {
-        return 0;
-    }
-    if (aeb_timing_prepare(starter->bus, next) < 0) {
+    if (aeb_timing_prepare(starter->bus, sub) < 0) {
         return -1;
     }
-    starter->measured = next;
-    if (last == NULL) {
+    if (starter->clock == 0 || cursor->asked) {
         starter->clock = aeb_monotonic_ns();
     }
+    starter->measured = sub;
     return 0;
+}
+
+/* It is over, and has never been a delivery. */
+static void
+end_measured(aeb_starter *starter, aeb_async_cursor *cursor)
+{
+    uint64_t took = aeb_timing_lap(&starter->clock);
+    cursor->asked = false;
+    aeb_timing_note(starter->measured, starter->occasion->watch, took);
+    starter->measured = NULL;
 }
 
 /* ---- all handlers of an emission ------------------------------------------------------------- */
@@ -488,19 +491,21 @@ aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
     bool leanly = starter->untracked && starter->occasion->outcomes == NULL;
     int status = 0;
     bool timed = plan->flags & AEB_PLAN_TIMED;
-    starter->measured = NULL;
     while (status == 0 && *starter->fatal == NULL &&
            (entry = aeb_next_entry(plan, late, &cursor, &awaitable)) != NULL) {
         aeb_handler_task *delivery;
         bool lean = leanly && awaitable == NULL && !entry->sub->needs_delivery;
-        if (AEB_UNLIKELY(timed) && measure_next(starter, lean ? entry->sub : NULL) < 0) {
-            status = -1;
-            break;
-        }
         if (AEB_LIKELY(lean)) {
+            if (AEB_UNLIKELY(timed) && begin_measured(starter, &cursor, entry->sub) < 0) {
+                status = -1;
+                break;
+            }
             status = run_lean(starter, entry, &delivery);
             if (AEB_LIKELY(status > 0)) {
                 starter->n_over++;
+                if (AEB_UNLIKELY(timed)) {
+                    end_measured(starter, &cursor);
+                }
                 status = 0;
                 continue;
             }
@@ -518,15 +523,13 @@ aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
             delivery->took = cursor.took;
             status = start_adopted(starter, delivery);
         }
+        starter->clock = 0; /* what follows has a beginning of its own */
         if (delivery != NULL) {
             aeb_handler_task_release(delivery);
         }
     }
     if (AEB_UNLIKELY(cursor.failed)) {
-        *starter->fatal = aeb_take_exception();
-    }
-    if (AEB_UNLIKELY(timed) && status == 0) {
-        (void)measure_next(starter, NULL);
+        Py_XSETREF(*starter->fatal, aeb_take_exception());
     }
     starter->bus->n_delivered += (uint64_t)starter->n_over;
     aeb_close_late(starter->state, late, cursor.next_late);

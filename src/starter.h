@@ -36,7 +36,7 @@ typedef struct aeb_starter {
     PyObject *context;           /* borrowed */
     aeb_handler_task *delivery;  /* strong: what has been made for it, or NULL */
     aeb_subscription *measured;  /* borrowed from the plan: whose it is, if it is timed, or NULL */
-    uint64_t clock;              /* when that was called */
+    uint64_t clock; /* when that was called, or the last one was over; 0: neither is known */
 } aeb_starter;
 
 /* Begins in the running loop, with the fields up to `fatal` set; aeb_starter_end() must follow unless

@@ -270,9 +270,10 @@ def test_a_handler_whose_name_cannot_be_told_is_an_error_before_it_is_called(
     bus: EventBus,
 ) -> None:
     class Nameless(type):
-        @property
-        def __qualname__(cls) -> str:  # type: ignore[override]
-            raise KeyboardInterrupt
+        def __getattribute__(cls, name: str) -> Any:
+            if name == "__qualname__":
+                raise KeyboardInterrupt
+            return super().__getattribute__(name)
 
     class Handler(metaclass=Nameless):
         def __call__(self, payload: object) -> None:
@@ -331,6 +332,65 @@ async def test_of_handlers_that_never_suspend_each_has_its_own_time(bus: EventBu
     found = latency(bus)
     assert PAUSE <= found["first"]["max"] < 2 * PAUSE <= found["third"]["max"]
     assert found["second"]["max"] < PAUSE
+
+
+@pytest.mark.parametrize("way", ["emit", "emit_async", "collect", "collect_async"])
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_slow_condition_is_not_blamed_on_the_handlers_next_to_it(
+    bus: EventBus, way: str, sync: bool
+) -> None:
+    def condition(payload: object) -> bool:
+        time.sleep(PAUSE)
+        return payload is not None
+
+    def handlers(name: str) -> Any:
+        def handler(payload: object) -> None: ...
+
+        async def ahandler(payload: object) -> None: ...
+
+        chosen: Any = handler if sync else ahandler
+        chosen.__qualname__ = name
+        return chosen
+
+    bus.on("a", handlers("before"))
+    bus.on("a", handlers("conditional"), where=condition)
+    bus.on("a", handlers("after"))
+    for payload in (None, 1):  # which the condition refuses, and accepts
+        if way == "emit":
+            bus.emit("a", payload)
+        elif way == "collect":
+            bus.collect("a", payload)
+        else:
+            asyncio.run(getattr(bus, way)("a", payload))
+    found = latency(bus)
+    assert {name: figures["count"] for name, figures in found.items()} == {
+        "before": 2,
+        "conditional": 1,
+        "after": 2,
+    }
+    assert max(figures["max"] for figures in found.values()) < PAUSE / 2
+
+
+async def test_the_call_that_returns_an_awaitable_of_its_own_kind_is_measured_too(
+    bus: EventBus,
+) -> None:
+    class Rest:
+        def __await__(self) -> Iterator[None]:
+            return iter(())
+
+    class Handler:
+        async def __call__(self, payload: object) -> None: ...
+
+    def call(self: Handler, payload: object) -> Rest:
+        time.sleep(PAUSE)
+        return Rest()
+
+    bus.on("a", Handler())
+    Handler.__call__ = call  # type: ignore[assignment, method-assign]
+    assert await bus.emit_async("a") == 1
+    (figures,) = bus.stats()["latency"].values()
+    assert figures["count"] == 1
+    assert figures["max"] >= PAUSE * 0.9
 
 
 async def test_a_task_that_somebody_keeps_does_not_change_what_is_measured(bus: EventBus) -> None:
