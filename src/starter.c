@@ -542,11 +542,14 @@ aeb_starter_start_prepared(aeb_starter *starter, PyObject *deliveries)
     int status = 0;
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(deliveries); i++) {
         aeb_handler_task *delivery = (aeb_handler_task *)PyList_GET_ITEM(deliveries, i);
-        if (*starter->fatal == NULL && delivery->status == AEB_HANDLER_NEW) {
+        if (delivery->status != AEB_HANDLER_NEW) {
+            continue; /* it has been closed */
+        }
+        if (*starter->fatal == NULL) {
             status = start_adopted(starter, delivery);
         }
-        else {
-            aeb_handler_task_cancel(delivery);
+        else { /* nothing more is called, so there is nothing to cancel or to count */
+            (void)aeb_handler_task_settle(delivery, NULL);
         }
     }
     return status;

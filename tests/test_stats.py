@@ -226,6 +226,23 @@ async def test_a_bus_that_observes_more_counts_the_same(options: dict[str, Any])
     counted(bus, emitted=2, delivered=9, failed=2)
 
 
+@pytest.mark.parametrize("way", ["emit", "emit_async"])
+def test_handlers_that_a_guard_kept_from_starting_are_not_counted(bus: EventBus, way: str) -> None:
+    called: list[object] = []
+
+    @bus.on("a", isolate=False)
+    async def guard(payload: object) -> None:
+        raise PermissionError
+
+    bus.on("a", anote(called, "never called"))
+    bus.on("a", lambda payload: anote(called, "called and never awaited")(payload))
+    emit = bus.emit if way == "emit" else lambda name: asyncio.run(bus.emit_async(name))
+    with pytest.raises(PermissionError):
+        emit("a")
+    assert called == []
+    counted(bus, emitted=1, delivered=2, failed=1)
+
+
 # cancelled and timed_out
 
 
