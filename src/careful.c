@@ -79,6 +79,9 @@ aeb_call_carefully(aeb_bus *bus, const aeb_plan_entry *entry, aeb_occasion *occa
             aeb_timing_note(sub, occasion->watch, promise->took);
         }
     }
+    else if (promised && occasion->outcomes != NULL) {
+        promise->took = (uint64_t)((aeb_monotonic() - began) * 1e9);
+    }
     if (promised) {
         promise->awaitable = result;
         return 1;

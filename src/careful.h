@@ -16,7 +16,7 @@ Py_ssize_t aeb_dispatch_carefully(aeb_bus *bus, aeb_plan *plan, aeb_occasion *oc
                                   PyObject **late);
 
 /* What a sync handler has returned when it can be awaited, a new reference, or NULL; and how many
- * nanoseconds the call took, where that is measured. */
+ * nanoseconds the call took, where that is measured or there are outcomes. */
 typedef struct {
     PyObject *awaitable;
     uint64_t took;

@@ -260,11 +260,15 @@ emission_begin(aeb_emission *self)
     return status;
 }
 
-/* Whether an error that ended the emission is the failure of a guard. */
+/* Whether an error that ended the emission is the failure of a guard.  A nested RecursionError is
+ * raised whoever it is from (see aeb_dispatch_enter()). */
 static bool
 is_guards(const aeb_emission *self, PyObject *fatal)
 {
     PyObject *cancelled_error = self->bus->state->cancelled_error;
+    if (self->nested && PyErr_GivenExceptionMatches(fatal, PyExc_RecursionError)) {
+        return false;
+    }
     return PyErr_GivenExceptionMatches(fatal, PyExc_Exception) ||
            (cancelled_error != NULL && PyErr_GivenExceptionMatches(fatal, cancelled_error));
 }

@@ -145,7 +145,7 @@ handler_begin(aeb_handler_task *self)
         Py_DECREF(token);
     }
     if (AEB_UNLIKELY(self->outcome != NULL)) {
-        aeb_outcome_begin(self->outcome);
+        aeb_outcome_begin(self->outcome, self->took);
     }
     if (AEB_UNLIKELY(self->bus->plan_flags & AEB_PLAN_TIMED)) {
         if (aeb_timing_prepare(self->bus, self->sub) < 0) {

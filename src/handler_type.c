@@ -182,6 +182,7 @@ handler_clear(aeb_handler_task *self)
     self->live = false;
     Py_CLEAR(self->owner);
     Py_CLEAR(self->failure);
+    Py_CLEAR(self->outcome);
     Py_CLEAR(self->inner);
     Py_CLEAR(self->awaitable);
     Py_CLEAR(self->yielded);

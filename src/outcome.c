@@ -10,7 +10,7 @@ struct aeb_outcome {
     aeb_subscription *sub; /* strong */
     PyObject *value;
     PyObject *exception;
-    double began;
+    double began; /* in aeb_monotonic() seconds; 0: never */
     double duration;
     aeb_ending ending;
     bool settled;
@@ -34,9 +34,9 @@ aeb_outcome_reserve(aeb_state *state, PyObject *outcomes, aeb_subscription *sub)
 }
 
 void
-aeb_outcome_begin(aeb_outcome *self)
+aeb_outcome_begin(aeb_outcome *self, uint64_t took)
 {
-    self->began = aeb_monotonic();
+    self->began = aeb_monotonic() - (double)took * 1e-9;
 }
 
 void
@@ -45,7 +45,7 @@ aeb_outcome_settle(aeb_outcome *self, aeb_ending ending, PyObject *result)
     if (self->settled) {
         return;
     }
-    self->duration = aeb_monotonic() - self->began;
+    self->duration = self->began != 0.0 ? aeb_monotonic() - self->began : 0.0;
     self->ending = ending;
     self->settled = true;
     if (ending == AEB_ENDED_WELL) {

@@ -17,8 +17,10 @@ int aeb_outcome_add(aeb_state *state, PyObject *outcomes, aeb_subscription *sub,
 /* Appends the outcome of a delivery that is still to come, and returns a new reference to it. */
 aeb_outcome *aeb_outcome_reserve(aeb_state *state, PyObject *outcomes, aeb_subscription *sub);
 
-/* The delivery begins, and is over. */
-void aeb_outcome_begin(aeb_outcome *self);
+/* The delivery begins; its handler has taken so many nanoseconds already. */
+void aeb_outcome_begin(aeb_outcome *self, uint64_t took);
+
+/* The delivery is over. */
 void aeb_outcome_settle(aeb_outcome *self, aeb_ending ending, PyObject *result);
 
 /* Removes the outcomes of deliveries that never came.  0 or -1. */

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import threading
+import time
 import weakref
 from typing import Any, Callable
 
@@ -130,6 +131,20 @@ class TestBothWays:
         assert 0 <= fast < SHORT
         assert SHORT * 0.9 <= took < 10
 
+    def test_the_duration_of_what_returned_an_awaitable_has_both_parts(
+        self, bus: EventBus, way: str
+    ) -> None:
+        def slow(payload: Any) -> Any:
+            time.sleep(SHORT)
+            return hands_on(payload)
+
+        async def hands_on(payload: Any) -> None:
+            await asyncio.sleep(SHORT)
+
+        bus.on("a", slow)
+        (outcome,) = collected(bus, way)
+        assert 2 * SHORT * 0.9 <= outcome.duration < 10
+
     def test_a_handler_that_is_not_called_has_no_outcome(self, bus: EventBus, way: str) -> None:
         removed = returns("removed")
         bus.on("a", lambda payload: bus.off("a", removed))
@@ -191,6 +206,20 @@ class TestBothWays:
         bus.on("a", areturns(1), isolate=False, where=lambda payload: 1 / 0)
         bus.on("a", areturns(2))
         assert statuses(collected(bus, way)) == ["error"]
+
+    def test_handlers_before_such_a_guard_leave_nothing_behind(
+        self, bus: EventBus, way: str
+    ) -> None:
+        def outcomes_alive() -> int:
+            gc.collect()
+            return sum(isinstance(obj, Outcome) for obj in gc.get_objects())
+
+        bus.on("a", areturns(1))
+        bus.on("a", areturns(2), isolate=False, where=lambda payload: 1 / 0)
+        before = outcomes_alive()
+        for _ in range(5):
+            assert "error" in statuses(collected(bus, way))
+        assert outcomes_alive() == before
 
     def test_a_passing_guard_is_an_outcome_like_others(self, bus: EventBus, way: str) -> None:
         bus.on("a", returns("fine"), isolate=False)
@@ -311,6 +340,18 @@ class TestCollect:
 
         asyncio.run(main())
 
+    def test_handlers_for_which_no_loop_can_be_had_have_taken_no_time(
+        self, bus: EventBus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_loop() -> Any:
+            raise OSError("too many open files")
+
+        bus.on("a", areturns(1))
+        monkeypatch.setattr(asyncio, "new_event_loop", no_loop)
+        (outcome,) = bus.collect("a")
+        assert isinstance(outcome.exception, OSError)
+        assert outcome.duration == 0
+
     def test_a_bound_loop_is_left_alone(self, bus: EventBus, other: LoopThread) -> None:
         threads: list[int] = []
 
@@ -397,6 +438,44 @@ class TestCollectAsync:
             bus.on("a", areturns(value))
         outcomes = asyncio.run(bus.collect_async("a"))
         assert [o.value for o in outcomes] == [0, 1, 2, 3, 4]
+
+    def test_a_nested_recursion_error_of_an_async_handler_is_not_lost(
+        self, bus: EventBus, records: Records
+    ) -> None:
+        async def too_deep(payload: Any) -> None:
+            raise RecursionError("too deep")
+
+        async def outer(payload: Any) -> None:
+            await bus.collect_async("inner")
+
+        bus.on("inner", too_deep)
+        bus.on("outer", outer)
+        (outcome,) = asyncio.run(bus.collect_async("outer"))
+        assert outcome.status == "error"
+        assert str(outcome.exception) == "too deep"
+        assert records == []
+
+    def test_a_handler_that_was_cancelled_before_it_began_has_taken_no_time(
+        self, bus: EventBus
+    ) -> None:
+        def factory(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> Any:
+            made.append(asyncio.Task(coro, loop=loop, **kwargs))
+            return made[-1]
+
+        async def cancels(payload: Any) -> None:
+            made[-1].cancel()
+
+        made: list[asyncio.Task[Any]] = []
+        bus.on("a", cancels)
+        bus.on("a", hangs)
+
+        async def main() -> list[Outcome]:
+            asyncio.get_running_loop().set_task_factory(factory)
+            return await soon(bus.collect_async("a"))
+
+        outcomes = asyncio.run(main())
+        assert statuses(outcomes) == ["ok", "cancelled"]
+        assert outcomes[1].duration == 0
 
     def test_a_handler_in_a_loop_with_a_task_factory(self, bus: EventBus) -> None:
         def factory(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> Any:
