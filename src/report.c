@@ -199,6 +199,7 @@ aeb_report_cancelled(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool n
 aeb_ending
 aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested, bool late)
 {
+    aeb_report_expect_exception();
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
         if (!aeb_cancelled_error_pending(bus->state)) {
             return AEB_ENDED_FATALLY;

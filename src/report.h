@@ -20,6 +20,16 @@ typedef enum {
     AEB_ENDED_FATALLY, /* with an error that must propagate */
 } aeb_ending;
 
+/* Sees to it that there is an exception where a handler has not returned.  When memory is out the
+ * interpreter can fail without one. */
+static inline void
+aeb_report_expect_exception(void)
+{
+    if (AEB_UNLIKELY(!PyErr_Occurred())) {
+        PyErr_SetString(PyExc_SystemError, "handler has ended without a result or an exception");
+    }
+}
+
 /* Accounts for the pending exception as aeb_report_failure() does, or aeb_report_late_failure() when
  * `late`, and leaves it to the caller to tell anybody of it. */
 aeb_ending aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested, bool late);
