@@ -326,11 +326,11 @@ async def test_of_handlers_that_never_suspend_each_has_its_own_time(bus: EventBu
 
     @bus.on("a")
     async def third(payload: object) -> None:
-        time.sleep(2 * PAUSE)
+        time.sleep(8 * PAUSE)
 
     await bus.emit_async("a")
     found = latency(bus)
-    assert PAUSE <= found["first"]["max"] < 2 * PAUSE <= found["third"]["max"]
+    assert PAUSE <= found["first"]["max"] < 8 * PAUSE <= found["third"]["max"]
     assert found["second"]["max"] < PAUSE
 
 
@@ -340,7 +340,7 @@ def test_a_slow_condition_is_not_blamed_on_the_handlers_next_to_it(
     bus: EventBus, way: str, sync: bool
 ) -> None:
     def condition(payload: object) -> bool:
-        time.sleep(PAUSE)
+        time.sleep(5 * PAUSE)
         return payload is not None
 
     def handlers(name: str) -> Any:
@@ -368,7 +368,7 @@ def test_a_slow_condition_is_not_blamed_on_the_handlers_next_to_it(
         "conditional": 1,
         "after": 2,
     }
-    assert max(figures["max"] for figures in found.values()) < PAUSE / 2
+    assert max(figures["max"] for figures in found.values()) < 4 * PAUSE
 
 
 async def test_the_call_that_returns_an_awaitable_of_its_own_kind_is_measured_too(
