@@ -46,6 +46,11 @@ def latency(bus: EventBus) -> dict[str, dict[str, float]]:
     return {name.rpartition(".")[2]: figures for name, figures in found.items()}
 
 
+def block(seconds: float) -> None:
+    """Hold up the thread, and the event loop if one runs in it."""
+    time.sleep(seconds)
+
+
 def spin(seconds: float) -> float:
     """Be busy for a while, and return how long it really was."""
     began = time.perf_counter()
@@ -321,7 +326,7 @@ async def test_async_handlers_are_measured_until_they_are_over(bus: EventBus) ->
 async def test_of_handlers_that_never_suspend_each_has_its_own_time(bus: EventBus) -> None:
     @bus.on("a")
     async def first(payload: object) -> None:
-        time.sleep(PAUSE)
+        block(PAUSE)
 
     @bus.on("a")
     async def second(payload: object) -> None:
@@ -329,7 +334,7 @@ async def test_of_handlers_that_never_suspend_each_has_its_own_time(bus: EventBu
 
     @bus.on("a")
     async def third(payload: object) -> None:
-        time.sleep(8 * PAUSE)
+        block(8 * PAUSE)
 
     await bus.emit_async("a")
     found = latency(bus)
@@ -401,7 +406,7 @@ async def test_a_task_that_somebody_keeps_does_not_change_what_is_measured(bus: 
 
     @bus.on("a")
     async def kept(payload: object) -> None:
-        time.sleep(PAUSE)
+        block(PAUSE)
         tasks.append(asyncio.current_task())
 
     @bus.on("a")
@@ -501,7 +506,7 @@ async def test_a_cancelled_handler_is_measured_until_its_end(bus: EventBus) -> N
 
     emission = asyncio.ensure_future(bus.emit_async("a"))
     await turns()
-    time.sleep(PAUSE)
+    block(PAUSE)
     emission.cancel()
     with pytest.raises(asyncio.CancelledError):
         await emission
