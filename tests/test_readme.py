@@ -29,7 +29,7 @@ COMMANDS = {
     "demo": "python -m pip install -e '.[cli]' && python -m agent_event_bus demo",
     "test": "python -m pip install -e '.[test]' && python -m pytest",
 }
-CLASSES = ("EventBus", "Subscription", "Emitter", "Event", "Outcome")
+CLASSES = ("EventBus", "Subscription", "Emitter", "Event", "Outcome", "Expectation", "Stream")
 EXPORTED = {name: getattr(agent_event_bus, name) for name in agent_event_bus.__all__}
 FUNCTIONS = {name for name, value in EXPORTED.items() if inspect.isfunction(value)}
 EXCEPTIONS = {
