@@ -111,14 +111,19 @@ class TestTimeout:
 
 class TestEnds:
     async def test_an_error_in_the_block_passes_and_unsubscribes(self, bus: EventBus) -> None:
+        expectation = bus.expect("a")
         with pytest.raises(KeyError, match="body"):
-            async with bus.expect("a"):
+            async with expectation:
                 raise KeyError("body")
-        assert len(bus) == 0
+        assert len(bus) == 0  # though somebody still has it
+        with pytest.raises(RuntimeError, match="no event has matched"):
+            _ = expectation.event
 
     async def test_a_cancellation_of_the_block_passes_and_unsubscribes(self, bus: EventBus) -> None:
+        expectation = bus.expect("a")
+
         async def work() -> None:
-            async with bus.expect("a"):
+            async with expectation:
                 await asyncio.Event().wait()
 
         task = asyncio.ensure_future(work())

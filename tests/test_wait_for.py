@@ -24,6 +24,12 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 Records = list[logging.LogRecord]
 
 
+def timers() -> list[Any]:
+    """Return the timers of the running loop that will ring; none for uvloop, which hides them."""
+    loop: Any = asyncio.get_running_loop()
+    return [timer for timer in getattr(loop, "_scheduled", ()) if not timer.cancelled()]
+
+
 class TestWhatItGives:
     @on_every_loop
     async def test_the_event_that_is_emitted_while_it_is_awaited(self, bus: EventBus) -> None:
@@ -262,10 +268,12 @@ class TestTimeout:
 
     @on_every_loop
     async def test_one_that_is_not_needed_leaves_no_timer(self, bus: EventBus) -> None:
+        before = timers()
         waiting = asyncio.ensure_future(bus.wait_for("a", timeout=3600))
         await turns()
         bus.emit("a", 1)
         assert (await soon(waiting)).payload == 1
+        assert timers() == before
 
     @pytest.mark.parametrize("timeout", [None, math.inf])
     async def test_none_and_infinity_wait_as_long_as_it_takes(
