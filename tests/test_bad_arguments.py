@@ -68,6 +68,11 @@ def make(*args: Any, **options: Any) -> Callable[[Any], object]:
     return lambda bus: EventBus(*args, **options)
 
 
+def assign(attribute: str, value: object) -> Callable[[Any], object]:
+    """An assignment to an attribute of the bus."""
+    return lambda bus: setattr(bus, attribute, value)
+
+
 ROWS: list[Row] = []
 
 # What EventBus() takes.
@@ -89,6 +94,7 @@ ROWS += [
     (make(history=2**80), OverflowError, "history"),
     *[(make(logger=bad), TypeError, "logger") for bad in each(1, "name", print)],
     *[(make(on_error=bad), TypeError, "on_error") for bad in each(1, "name", coroutine_function)],
+    *[(assign("on_error", bad), TypeError, "on_error") for bad in each(1, coroutine_function)],
     *[(make(loop=bad), TypeError, "loop") for bad in each(1, "loop", asyncio)],
     (make(bogus=1), TypeError, "bogus"),
     (make("name", 10), TypeError, "positional"),
@@ -291,7 +297,7 @@ def test_every_exception_is_importable_from_the_package() -> None:
 
 
 def test_every_public_method_of_a_bus_that_takes_an_argument_has_rows() -> None:
-    takes_nothing = {"aclose"}
+    takes_nothing = {"aclose", "pending", "subscriptions"}
     public = {
         name
         for name in dir(EventBus)
