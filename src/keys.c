@@ -83,13 +83,14 @@ exact_str(PyObject *name)
 static void
 refuse_key(PyObject *key)
 {
-    const char *type_name = Py_TYPE(key)->tp_name;
+    /* The name of the class is read after each call: its repr may have given it another one. */
     PyObject *shown = PyObject_Repr(key);
     if (shown == NULL) {
         if (aeb_clear_ordinary_exception() < 0) {
             return;
         }
-        PyErr_Format(PyExc_TypeError, "a key must be a str or a class, not %.200s", type_name);
+        PyErr_Format(PyExc_TypeError, "a key must be a str or a class, not %.200s",
+                     Py_TYPE(key)->tp_name);
         return;
     }
     if (PyUnicode_GET_LENGTH(shown) > MAX_SHOWN) {
@@ -97,7 +98,7 @@ refuse_key(PyObject *key)
     }
     if (shown != NULL) {
         PyErr_Format(PyExc_TypeError, "bad key %U: it must be a str or a class, not %.200s", shown,
-                     type_name);
+                     Py_TYPE(key)->tp_name);
         Py_DECREF(shown);
     }
 }
@@ -152,13 +153,6 @@ aeb_event_name_normalize(PyObject *name)
 }
 
 bool
-aeb_key_equal(PyObject *a, PyObject *b)
-{
-    return a == b ||
-           (PyUnicode_CheckExact(a) && PyUnicode_CheckExact(b) && PyUnicode_Compare(a, b) == 0);
-}
-
-bool
 aeb_key_has_star(PyObject *key)
 {
     return PyUnicode_CheckExact(key) &&
@@ -169,4 +163,26 @@ PyObject *
 aeb_key_listed(PyObject *key)
 {
     return PyUnicode_CheckExact(key) ? Py_NewRef(key) : PyLong_FromVoidPtr(key);
+}
+
+PyObject *
+aeb_keys_listed(PyObject *keys)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(keys), n_classes = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        n_classes += !PyUnicode_CheckExact(PyTuple_GET_ITEM(keys, i));
+    }
+    if (n_classes == 0) {
+        return Py_NewRef(keys);
+    }
+    PyObject *all_listed = PyTuple_New(n);
+    for (Py_ssize_t i = 0; all_listed != NULL && i < n; i++) {
+        PyObject *listed = aeb_key_listed(PyTuple_GET_ITEM(keys, i));
+        if (listed == NULL) {
+            Py_CLEAR(all_listed);
+            break;
+        }
+        PyTuple_SET_ITEM(all_listed, i, listed);
+    }
+    return all_listed;
 }

@@ -95,18 +95,6 @@ keys_of_key(PyObject *key)
     return keys;
 }
 
-/* Whether a list of normalised keys has this one. */
-static bool
-has_key(PyObject *keys, PyObject *key)
-{
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(keys); i++) {
-        if (aeb_key_equal(PyList_GET_ITEM(keys, i), key)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* A key, or a list or tuple of them, as a tuple without repetitions. */
 static PyObject *
 keys_of(PyObject *key_or_keys)
@@ -115,8 +103,8 @@ keys_of(PyObject *key_or_keys)
         return keys_of_key(key_or_keys);
     }
     PyObject *given = PySequence_Tuple(key_or_keys);
-    PyObject *keys = PyList_New(0), *result = NULL;
-    if (given == NULL || keys == NULL) {
+    PyObject *by_listed = PyDict_New(), *keys = NULL, *result = NULL;
+    if (given == NULL || by_listed == NULL) {
         goto done;
     }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(given); i++) {
@@ -124,20 +112,24 @@ keys_of(PyObject *key_or_keys)
         if (exact == NULL) {
             goto done;
         }
-        int status = has_key(keys, exact) ? 0 : PyList_Append(keys, exact);
+        PyObject *listed = aeb_key_listed(exact);
+        bool added = listed != NULL && PyDict_SetDefault(by_listed, listed, exact) != NULL;
+        Py_XDECREF(listed);
         Py_DECREF(exact);
-        if (status < 0) {
+        if (!added) {
             goto done;
         }
     }
-    if (PyList_GET_SIZE(keys) == 0) {
+    if (PyDict_GET_SIZE(by_listed) == 0) {
         PyErr_SetString(PyExc_ValueError, "no key to subscribe to: the sequence of keys is empty");
         goto done;
     }
-    result = PyList_AsTuple(keys);
+    keys = PyDict_Values(by_listed);
+    result = keys == NULL ? NULL : PyList_AsTuple(keys);
 
 done:
     Py_XDECREF(given);
+    Py_XDECREF(by_listed);
     Py_XDECREF(keys);
     return result;
 }
@@ -165,9 +157,6 @@ static aeb_subscription *
 add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
                  const aeb_subscription_options *options)
 {
-    if (check_open(self) < 0) {
-        return NULL;
-    }
     aeb_subscription_options resolved = *options;
     if (!resolved.has_timeout) {
         resolved.timeout = self->handler_timeout;
@@ -177,6 +166,11 @@ add_subscription(aeb_bus *self, PyObject *keys, PyObject *handler,
         ((self->async_only && !sub->listener && check_async(sub) < 0) ||
          (sub->weak && aeb_weak_watch(sub) < 0) || aeb_registry_add(self, sub) < 0)) {
         aeb_weak_unwatch(sub);
+        Py_CLEAR(sub);
+    }
+    /* Last, for looking at the handler has run code of its own, which may have closed the bus. */
+    if (sub != NULL && check_open(self) < 0) {
+        (void)aeb_registry_end(sub);
         Py_CLEAR(sub);
     }
     return sub;

@@ -300,6 +300,20 @@ class TestClosedBus:
                 call()
         assert len(bus) == 0
 
+    async def test_a_handler_that_closes_the_bus_while_it_is_looked_at_is_refused(
+        self, bus: EventBus
+    ) -> None:
+        class Closing:
+            def __call__(self, payload: object) -> None: ...
+
+            def __getattr__(self, name: str) -> object:
+                bus._close()
+                raise AttributeError(name)
+
+        with pytest.raises(RuntimeError, match="closed"):
+            bus.subscribe("a", Closing())
+        assert len(bus) == 0
+
     async def test_asking_and_removing_still_work(self, closed: EventBus) -> None:
         assert len(closed.handlers("a")) == 2
         assert closed.has_handlers("a")

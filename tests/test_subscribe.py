@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import inspect
 import logging
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Callable
 
@@ -221,6 +223,64 @@ def test_a_priority_beyond_64_bits_is_refused(bus: EventBus, priority: int) -> N
     with pytest.raises(OverflowError, match="priority"):
         bus.on("a", handler_a, priority=priority)
     assert len(bus) == 0
+
+
+@pytest.mark.parametrize("priority", [True, False, 1.0, "1", None])
+def test_a_priority_that_is_no_number_is_refused(bus: EventBus, priority: Any) -> None:
+    with pytest.raises(TypeError, match="priority must be an int"):
+        bus.on("a", handler_a, priority=priority)
+    assert len(bus) == 0
+
+
+def test_a_handler_may_change_its_class_while_it_is_looked_at(bus: EventBus) -> None:
+    class Other:
+        def __call__(self, payload: object) -> None:
+            got.append(payload)
+
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name != "__call__":
+                return super().__getattribute__(name)
+            handler.__class__ = Other
+            del cls
+            gc.collect()
+            raise AttributeError(name)
+
+    def make() -> Any:
+        class Fickle(metaclass=Meta):
+            def __call__(self, payload: object) -> None: ...
+
+        return Fickle()
+
+    got: list[object] = []
+    handler = make()
+    bus.on("a", handler)
+    assert bus.emit("a", 1) == 1
+    assert got == [1]
+
+
+def test_a_bad_key_that_renames_its_class_is_refused_under_the_name_it_has(bus: EventBus) -> None:
+    def renaming_repr(self: object) -> str:
+        type(self).__name__ = type(self).__qualname__ = "Renamed"
+        return "a key"
+
+    key: Any = type("".join(["K", "ey" * 40]), (), {"__repr__": renaming_repr})()
+    with pytest.raises(TypeError, match=r"a key.* not Renamed"):
+        bus.on(key, handler_a)
+
+
+def test_a_subscription_to_very_many_keys_is_made_as_quickly_as_very_many_subscriptions(
+    bus: EventBus,
+) -> None:
+    keys = [f"tool.{number}" for number in range(100_000)]
+    began = time.process_time()
+    subscription = bus.subscribe([*keys, *keys], handler_a)
+    # Comparing each key with each other one took half a minute.
+    assert time.process_time() - began < 5.0
+    assert subscription.keys == tuple(keys)
+    assert bus.handlers(keys[-1]) == (subscription,)
+    assert subscription.cancel()
+    assert bus.handlers(keys[0]) == ()
 
 
 def test_any_int_is_a_priority(bus: EventBus) -> None:
