@@ -243,14 +243,16 @@ drop_class_plans(aeb_bus *bus)
 static aeb_plan *
 make_class_plan(aeb_bus *bus, PyTypeObject *type, PyObject *listed)
 {
+    Py_INCREF(type); /* a finaliser can give the object that is published another class */
     if (PyDict_GET_SIZE(bus->class_plans) >= MAX_ANY_PLANS || bus->class_cost >= MAX_ANY_COST) {
         drop_class_plans(bus);
     }
     /* A class has no order while the one that it had is being replaced. */
     PyObject *mro = type->tp_mro == NULL ? PyTuple_New(0) : Py_NewRef(type->tp_mro);
-    PyObject *name = aeb_class_name(type);
-    PyObject *made_for = mro == NULL || name == NULL ? NULL : describe_class(type, mro);
-    aeb_plan *plan = made_for == NULL ? NULL : make_plan(bus, name, mro);
+    PyObject *made_for = mro == NULL ? NULL : describe_class(type, mro);
+    /* After that, so that a name which a finaliser has changed meanwhile is told from it. */
+    PyObject *name = made_for == NULL ? NULL : aeb_class_name(type);
+    aeb_plan *plan = name == NULL ? NULL : make_plan(bus, name, mro);
     if (plan != NULL) {
         plan->made_for = Py_NewRef(made_for);
         bus->class_cost += plan_cost(plan);
@@ -262,6 +264,7 @@ make_class_plan(aeb_bus *bus, PyTypeObject *type, PyObject *listed)
     Py_XDECREF(made_for);
     Py_XDECREF(name);
     Py_XDECREF(mro);
+    Py_DECREF(type);
     return plan;
 }
 

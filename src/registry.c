@@ -92,53 +92,60 @@ list_forget(aeb_bus *bus, PyObject *key, PyObject *listed)
     return 0;
 }
 
+/* Lists a subscription under one of its keys, by the number of the key. */
 static int
-list_add(aeb_bus *bus, PyObject *key, aeb_subscription *sub)
+list_add(aeb_bus *bus, aeb_subscription *sub, Py_ssize_t i_key)
 {
-    PyObject *listed = aeb_key_listed(key);
-    PyObject *list = listed == NULL ? NULL : require_list(bus, key, listed);
-    int status = -1;
-    if (list != NULL) {
-        bus->plans_version++;
-        status = PyList_Insert(list, list_position(list, sub), (PyObject *)sub);
-        if (status < 0 && PyList_GET_SIZE(list) == 0) {
-            PyObject *exc = aeb_take_exception();
-            (void)list_forget(bus, key, listed);
-            aeb_restore_exception_steal(exc);
-        }
-        Py_DECREF(list);
+    PyObject *key = PyTuple_GET_ITEM(sub->keys, i_key);
+    PyObject *listed = PyTuple_GET_ITEM(sub->listed, i_key);
+    PyObject *list = require_list(bus, key, listed);
+    if (list == NULL) {
+        return -1;
     }
-    Py_XDECREF(listed);
+    bus->plans_version++;
+    int status = PyList_Insert(list, list_position(list, sub), (PyObject *)sub);
+    if (status < 0 && PyList_GET_SIZE(list) == 0) {
+        PyObject *exc = aeb_take_exception();
+        (void)list_forget(bus, key, listed);
+        aeb_restore_exception_steal(exc);
+    }
+    Py_DECREF(list);
     return status;
 }
 
+/* Takes a subscription out again, from where it is listed. */
 static void
-list_discard(aeb_bus *bus, PyObject *key, aeb_subscription *sub)
+list_discard(aeb_bus *bus, aeb_subscription *sub, Py_ssize_t i_key)
 {
-    PyObject *listed = aeb_key_listed(key);
-    PyObject *list = listed == NULL ? NULL : PyDict_GetItemWithError(bus->lists, listed);
-    if (list != NULL) {
-        Py_ssize_t i = list_position(list, sub);
-        if (i < PyList_GET_SIZE(list) && list_item(list, i) == sub) {
-            bus->plans_version++;
-            (void)(PyList_GET_SIZE(list) == 1 ? list_forget(bus, key, listed)
-                                              : PyList_SetSlice(list, i, i + 1, NULL));
-        }
+    PyObject *listed = PyTuple_GET_ITEM(sub->listed, i_key);
+    PyObject *list = PyDict_GetItemWithError(bus->lists, listed);
+    Py_ssize_t i = list == NULL ? 0 : list_position(list, sub);
+    if (list == NULL || i == PyList_GET_SIZE(list) || list_item(list, i) != sub) {
+        return;
     }
-    Py_XDECREF(listed);
-    PyErr_Clear(); /* out of memory while shrinking: it stays listed, and is skipped as ended */
+    bus->plans_version++;
+    int status = PyList_GET_SIZE(list) == 1
+                     ? list_forget(bus, PyTuple_GET_ITEM(sub->keys, i_key), listed)
+                     : PyList_SetSlice(list, i, i + 1, NULL);
+    if (status < 0) {
+        PyErr_Clear(); /* out of memory while shrinking: it stays listed, and is skipped as ended */
+    }
 }
 
 int
 aeb_registry_add(aeb_bus *bus, aeb_subscription *sub)
 {
     Py_ssize_t n_keys = PyTuple_GET_SIZE(sub->keys);
+    sub->listed = aeb_keys_listed(sub->keys);
+    if (sub->listed == NULL) {
+        return -1;
+    }
     sub->id = ++bus->last_id;
     for (Py_ssize_t i = 0; i < n_keys; i++) {
-        if (list_add(bus, PyTuple_GET_ITEM(sub->keys, i), sub) < 0) {
+        if (list_add(bus, sub, i) < 0) {
             PyObject *exc = aeb_take_exception();
             while (i-- > 0) {
-                list_discard(bus, PyTuple_GET_ITEM(sub->keys, i), sub);
+                list_discard(bus, sub, i);
             }
             aeb_restore_exception_steal(exc);
             return -1;
@@ -167,7 +174,7 @@ aeb_registry_end(aeb_subscription *sub)
     bus->n_active--;
     Py_ssize_t n_keys = PyTuple_GET_SIZE(sub->keys);
     for (Py_ssize_t i = 0; i < n_keys; i++) {
-        list_discard(bus, PyTuple_GET_ITEM(sub->keys, i), sub);
+        list_discard(bus, sub, i);
     }
     for (Py_ssize_t i = 0; i < n_keys; i++) {
         aeb_plans_drop(bus, PyTuple_GET_ITEM(sub->keys, i));
@@ -198,13 +205,14 @@ aeb_registry_cancel(aeb_subscription *sub)
     return true;
 }
 
-/* Appends what matches to `found`.  Appending allocates no object, so nothing changes the list. */
+/* Appends the active ones with the handler to `found`.  Appending allocates no object, so nothing
+ * changes the list. */
 static int
 find_in_list(PyObject *list, PyObject *handler, PyObject *found)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         aeb_subscription *sub = list_item(list, i);
-        if ((handler == NULL || aeb_subscription_has_handler(sub, handler)) &&
+        if (sub->bus != NULL && (handler == NULL || aeb_subscription_has_handler(sub, handler)) &&
             PyList_Append(found, (PyObject *)sub) < 0) {
             return -1;
         }

@@ -129,9 +129,7 @@ aeb_schema_admit_keys(aeb_bus *bus, PyObject *keys)
 {
     for (Py_ssize_t i = 0; bus->strict && i < PyTuple_GET_SIZE(keys); i++) {
         PyObject *key = PyTuple_GET_ITEM(keys, i);
-        bool is_name =
-            PyUnicode_Check(key) &&
-            PyUnicode_FindChar(key, '*', 0, PyUnicode_GET_LENGTH(key), 1) < 0; /* no pattern */
+        bool is_name = PyUnicode_CheckExact(key) && !aeb_key_has_star(key);
         if (is_name && aeb_schema_admit(bus, key) < 0) {
             return -1;
         }

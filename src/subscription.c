@@ -18,69 +18,89 @@ aeb_clear_ordinary_exception(void)
     return 0;
 }
 
-/* An attribute of an object we do not trust: *result is a new reference, or NULL when there is none
- * or reading it failed.  -1 only for errors that must propagate. */
-static int
-get_attribute(PyObject *obj, const char *name, PyObject **result)
+int
+aeb_get_attribute(PyObject *obj, const char *name, PyObject **result)
 {
+    Py_INCREF(obj);
     *result = PyObject_GetAttrString(obj, name);
+    Py_DECREF(obj);
     return *result == NULL ? aeb_clear_ordinary_exception() : 0;
 }
 
-/* module.name when that module has been imported already; the reference is borrowed from the
- * module, NULL when there is none (without an exception). */
-static PyObject *
-loaded_attribute(const char *module_name, const char *name)
+/* dict[name]: *item is borrowed, or NULL where there is none.  0 or -1. */
+static int
+get_item(PyObject *dict, const char *name, PyObject **item)
 {
-    PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
-    PyObject *module = modules == NULL ? NULL : PyDict_GetItemString(modules, module_name);
-    if (module == NULL || !PyModule_Check(module)) {
-        return NULL;
+    PyObject *key = PyUnicode_FromString(name);
+    *item = key == NULL ? NULL : PyDict_GetItemWithError(dict, key);
+    Py_XDECREF(key);
+    return *item == NULL && PyErr_Occurred() ? -1 : 0;
+}
+
+/* module.name when that module has been imported already: *found is borrowed from the module, NULL
+ * where there is none.  0 or -1. */
+static int
+loaded_attribute(const char *module_name, const char *name, PyObject **found)
+{
+    PyObject *modules = PyImport_GetModuleDict(), *module = NULL; /* none when Python shuts down */
+    *found = NULL;
+    if (modules != NULL && get_item(modules, module_name, &module) < 0) {
+        return -1;
     }
-    return PyDict_GetItemString(PyModule_GetDict(module), name);
+    if (module == NULL || !PyModule_Check(module)) {
+        return 0;
+    }
+    return get_item(PyModule_GetDict(module), name, found);
+}
+
+/* Whether an object is an instance of a class that has been imported already.  1, 0 or -1. */
+static int
+is_instance(PyObject *obj, const char *module_name, const char *class_name)
+{
+    PyObject *type;
+    if (loaded_attribute(module_name, class_name, &type) < 0) {
+        return -1;
+    }
+    return type != NULL && PyType_Check(type) && PyObject_TypeCheck(obj, (PyTypeObject *)type);
 }
 
 PyObject *
 aeb_enum_value(PyObject *obj)
 {
-    PyObject *value, *enum_class = loaded_attribute("enum", "Enum");
-    if (enum_class == NULL || !PyType_Check(enum_class) ||
-        !PyObject_TypeCheck(obj, (PyTypeObject *)enum_class)) {
+    PyObject *value;
+    if (is_instance(obj, "enum", "Enum") <= 0) {
         return NULL;
     }
-    (void)get_attribute(obj, "_value_", &value);
+    (void)aeb_get_attribute(obj, "_value_", &value);
     return value;
 }
 
-bool
+int
 aeb_is_partial(PyObject *callable)
 {
-    PyObject *partial = loaded_attribute("functools", "partial");
-    return partial != NULL && PyType_Check(partial) &&
-           PyObject_TypeCheck(callable, (PyTypeObject *)partial);
+    return is_instance(callable, "functools", "partial");
 }
 
-/* Follows bound methods and functools.partial objects down to what they call.  A new reference. */
+/* Follows bound methods and functools.partial objects down to what they call.  A new reference, or
+ * NULL. */
 static PyObject *
 unwrap_callable(PyObject *callable)
 {
     Py_INCREF(callable);
     for (int depth = 0; depth < 100; depth++) {
-        PyObject *next;
         if (PyMethod_Check(callable)) {
-            next = Py_NewRef(PyMethod_GET_FUNCTION(callable));
+            Py_SETREF(callable, Py_NewRef(PyMethod_GET_FUNCTION(callable)));
+            continue;
         }
-        else if (aeb_is_partial(callable)) {
-            next = PyObject_GetAttrString(callable, "func");
-            if (next == NULL) {
-                Py_CLEAR(callable);
-                break;
-            }
-        }
-        else {
+        int partial = aeb_is_partial(callable);
+        if (partial == 0) {
             break;
         }
+        PyObject *next = partial < 0 ? NULL : PyObject_GetAttrString(callable, "func");
         Py_SETREF(callable, next);
+        if (callable == NULL) {
+            break;
+        }
     }
     return callable;
 }
@@ -108,13 +128,15 @@ has_coroutine_marker(PyObject *obj)
         {"asyncio.coroutines", "_is_coroutine", "_is_coroutine"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(marks); i++) {
-        PyObject *marker = loaded_attribute(marks[i].module, marks[i].marker);
-        PyObject *found;
+        PyObject *marker, *found;
+        if (loaded_attribute(marks[i].module, marks[i].marker, &marker) < 0) {
+            return -1;
+        }
         if (marker == NULL) {
             continue;
         }
         Py_INCREF(marker);
-        if (get_attribute(obj, marks[i].attribute, &found) < 0) {
+        if (aeb_get_attribute(obj, marks[i].attribute, &found) < 0) {
             Py_DECREF(marker);
             return -1;
         }
@@ -140,7 +162,7 @@ callable_flags(PyObject *callable, int *flags)
     if (marked == 0 && !PyFunction_Check(target) && !PyType_Check(target)) {
         /* A callable object: what counts is the __call__ of its class. */
         PyObject *call;
-        if (get_attribute((PyObject *)Py_TYPE(target), "__call__", &call) < 0) {
+        if (aeb_get_attribute((PyObject *)Py_TYPE(target), "__call__", &call) < 0) {
             marked = -1;
         }
         else if (call != NULL) {
@@ -220,14 +242,14 @@ aeb_handler_name(PyObject *handler)
     }
     if (PyFunction_Check(target) || PyCFunction_Check(target) || PyType_Check(target) ||
         Py_TYPE(target)->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR) {
-        if (get_attribute(target, "__qualname__", &name) < 0) {
+        if (aeb_get_attribute(target, "__qualname__", &name) < 0) {
             Py_DECREF(target);
             return NULL;
         }
     }
     if (name == NULL || !PyUnicode_Check(name)) {
         Py_XDECREF(name);
-        if (get_attribute((PyObject *)Py_TYPE(target), "__qualname__", &name) < 0) {
+        if (aeb_get_attribute((PyObject *)Py_TYPE(target), "__qualname__", &name) < 0) {
             Py_DECREF(target);
             return NULL;
         }
@@ -353,7 +375,8 @@ subscription_traverse(aeb_subscription *self, visitproc visit, void *arg)
     Py_VISIT(self->weak_function);
     Py_VISIT(self->watch);
     Py_VISIT(self->watch_function);
-    Py_VISIT(self->keys); /* with classes; a cycle through one is broken there */
+    Py_VISIT(self->keys);   /* with classes; a cycle through one is broken there */
+    Py_VISIT(self->listed); /* may be the same object, held twice */
     return 0;
 }
 
@@ -383,6 +406,7 @@ subscription_dealloc(aeb_subscription *self)
     Py_CLEAR(self->handler);
     Py_CLEAR(self->task_event);
     Py_CLEAR(self->task_name);
+    Py_CLEAR(self->listed);
     Py_CLEAR(self->keys);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);

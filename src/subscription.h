@@ -28,6 +28,7 @@ typedef struct {
     struct aeb_bus *bus;
     PyObject *handler; /* a weak one: a weak reference to it, or to the object of a method */
     PyObject *keys;    /* tuple of exact str and classes */
+    PyObject *listed;  /* what the registry has them under, once it has: see aeb_keys_listed() */
     PyObject *where;   /* compiled, see where.h, or NULL */
     /* Of a weak one, else NULL: see weak.c. */
     PyObject *weak_function; /* a weak reference to the function of a method, or NULL */
@@ -83,8 +84,8 @@ bool aeb_subscription_has_handler(aeb_subscription *sub, PyObject *handler);
  * gone. */
 PyObject *aeb_subscription_handler(aeb_subscription *sub);
 
-/* Whether it is a functools.partial. */
-bool aeb_is_partial(PyObject *callable);
+/* Whether it is a functools.partial: 1, 0 or -1. */
+int aeb_is_partial(PyObject *callable);
 
 /* A handler's qualified name for logs, from its own parts or else its type: never its repr().
  * A new str; NULL only for errors that must propagate. */
@@ -114,5 +115,10 @@ PyObject *aeb_enum_value(PyObject *obj);
 /* Clears the pending exception when it is an Exception and returns 0; else leaves it and returns -1
  * (KeyboardInterrupt and its like are not ours to swallow). */
 int aeb_clear_ordinary_exception(void);
+
+/* An attribute of an object we do not trust: *result is a new reference, or NULL when there is none
+ * or reading it failed.  -1 only for errors that must propagate.  `obj` may be the class of an object,
+ * which the code that this runs can give another class. */
+int aeb_get_attribute(PyObject *obj, const char *name, PyObject **result);
 
 #endif

@@ -12,12 +12,16 @@ static int
 check_kept_elsewhere(PyObject *handler)
 {
     const char *why = NULL;
+    int partial = aeb_is_partial(handler);
+    if (partial < 0) {
+        return -1;
+    }
     if (PyFunction_Check(handler) &&
         PyUnicode_CompareWithASCIIString(((PyFunctionObject *)handler)->func_name, "<lambda>") ==
             0) {
         why = "a lambda";
     }
-    else if (aeb_is_partial(handler)) {
+    else if (partial) {
         why = "a functools.partial";
     }
     else if (PyCFunction_Check(handler) && PyCFunction_GET_SELF(handler) != NULL &&

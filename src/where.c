@@ -19,12 +19,11 @@ is_mapping(PyObject *obj)
     if (!PyMapping_Check(obj) || PyType_Check(obj)) {
         return 0;
     }
-    PyObject *keys = PyObject_GetAttrString((PyObject *)Py_TYPE(obj), "keys");
-    if (keys == NULL) {
-        return aeb_clear_ordinary_exception();
-    }
-    Py_DECREF(keys);
-    return 1;
+    PyObject *keys;
+    int status = aeb_get_attribute((PyObject *)Py_TYPE(obj), "keys", &keys);
+    bool found = keys != NULL;
+    Py_XDECREF(keys);
+    return status < 0 ? -1 : found;
 }
 
 static PyObject *
@@ -58,7 +57,6 @@ compile_mapping(PyObject *where)
             Py_CLEAR(compiled);
             break;
         }
-        PyUnicode_InternInPlace(&exact);
         PyTuple_SET_ITEM(compiled, 2 * i, exact);
         PyTuple_SET_ITEM(compiled, 2 * i + 1, Py_NewRef(value));
     }

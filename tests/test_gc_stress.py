@@ -1,4 +1,4 @@
-"""Memory under stress: chains too long to release by recursion, and finalisers that use the bus."""
+"""Memory under stress: long chains to release, finalisers that use the bus, and none left."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def test_a_finaliser_may_change_the_very_key_that_is_being_removed() -> None:
 @pytest.mark.parametrize("seed", [3, 7])
 def test_finalisers_may_change_the_bus_in_the_middle_of_any_change(seed: int) -> None:
     assert run_isolated("gc_stress.py", str(seed)).strip() == "ok"
+
+
+@pytest.mark.parametrize("kind", ["changes", "uses"])
+def test_a_bus_works_on_after_any_call_has_run_out_of_memory(kind: str) -> None:
+    pytest.importorskip("_testcapi", reason="this Python cannot make allocations fail")
+    assert run_isolated("no_memory.py", kind).strip() == "ok"
 
 
 async def test_a_task_that_is_kept_does_not_keep_the_handlers_that_led_to_it(

@@ -7,11 +7,12 @@ import collections
 import functools
 import gc
 import logging
+import sys
 import types
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import pytest
 from helpers import LoopThread, anote, is_gone, note, recorder, soon, turns
@@ -30,6 +31,25 @@ class ToolEnd:
 class Pair(NamedTuple):
     tool: str
     ok: bool
+
+
+def fickle(forget: Callable[[], None]) -> object:
+    """Return an object whose class calls `forget` when it is looked at, and then is no more."""
+
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name not in ("keys", "__call__"):
+                return super().__getattribute__(name)
+            forget()
+            del cls
+            gc.collect()
+            raise AttributeError(name)
+
+    class Fickle(metaclass=Meta):
+        def __getitem__(self, key: str) -> int:
+            return 1
+
+    return Fickle()
 
 
 class Lookups(Mapping[str, object]):
@@ -387,6 +407,30 @@ class TestArguments:
         decorate(note([], 2))
         assert [bus.emit("a", {"x": 1}), bus.emit("a", {})] == [2, 0]
 
+    def test_a_payload_may_change_its_class_while_it_is_looked_at(self, bus: EventBus) -> None:
+        class Other: ...
+
+        def forget() -> None:
+            payload.__class__ = Other
+
+        payload: Any = fickle(forget)
+        got: list[object] = []
+        bus.on("a", got.append, where={"x": 1})
+        assert bus.emit("a", payload) == 0
+        assert got == []
+        assert type(payload) is Other
+
+    def test_it_may_change_its_own_class_while_it_is_looked_at(self, bus: EventBus) -> None:
+        class Other: ...
+
+        def forget() -> None:
+            where.__class__ = Other
+
+        where: Any = fickle(forget)
+        with pytest.raises(TypeError, match="where"):
+            bus.on("a", note([], 1), where=where)
+        assert bus.emit("a") == 0
+
     def test_it_is_released_with_the_subscription(self, bus: EventBus) -> None:
         class Where:
             def __call__(self, payload: Any) -> bool:
@@ -400,6 +444,17 @@ class TestArguments:
         assert gone() is not None
         bus.clear()
         assert is_gone(gone)
+
+    def test_the_names_of_its_fields_are_released_with_the_subscription(
+        self, bus: EventBus
+    ) -> None:
+        field = "".join(["made", " up"])
+        before = sys.getrefcount(field)
+        subscription = bus.subscribe("a", note([], 1), where={field: 1})
+        assert bus.emit("a", {field: 1}) == 1
+        subscription.cancel()
+        del subscription
+        assert sys.getrefcount(field) == before
 
     def test_a_cycle_through_it_is_collected(self) -> None:
         bus = EventBus()
