@@ -1,11 +1,11 @@
-/* EventBus: argument parsing, decorators, GC.  Everything else is delegated. */
+/* EventBus: its methods, GC and type.  What they do is delegated. */
 #include "bus.h"
 
+#include "bus_init.h"
 #include "collect.h"
 #include "emission.h"
 #include "emitter.h"
 #include "history.h"
-#include "options.h"
 #include "permit.h"
 #include "publish.h"
 #include "registry.h"
@@ -168,6 +168,15 @@ bus_has_handlers(aeb_bus *self, PyObject *name)
 
 /* ---- emitting -------------------------------------------------------------------------------- */
 
+/* TypeError, with NULL, for another number of arguments than a name and perhaps a payload. */
+static PyObject *
+refuse_arguments(const char *function, Py_ssize_t nargs)
+{
+    PyErr_Format(PyExc_TypeError, "%s() takes a name and at most one payload (%zd arguments given)",
+                 function, nargs);
+    return NULL;
+}
+
 PyDoc_STRVAR(
     bus_emit_doc,
     "emit($self, name, payload=None, /)\n--\n\n"
@@ -182,9 +191,7 @@ static PyObject *
 bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (AEB_UNLIKELY(nargs < 1 || nargs > 2)) {
-        PyErr_Format(PyExc_TypeError,
-                     "emit() takes a name and at most one payload (%zd arguments given)", nargs);
-        return NULL;
+        return refuse_arguments("emit", nargs);
     }
     if (AEB_UNLIKELY(self->emit_barred)) {
         return aeb_emit_barred(self, args[0]);
@@ -212,10 +219,7 @@ static PyObject *
 bus_emit_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
-        PyErr_Format(PyExc_TypeError,
-                     "emit_async() takes a name and at most one payload (%zd arguments given)",
-                     nargs);
-        return NULL;
+        return refuse_arguments("emit_async", nargs);
     }
     return aeb_emission_new(self, args[0], nargs > 1 ? args[1] : Py_None);
 }
@@ -237,9 +241,7 @@ static PyObject *
 bus_collect(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
-        PyErr_Format(PyExc_TypeError,
-                     "collect() takes a name and at most one payload (%zd arguments given)", nargs);
-        return NULL;
+        return refuse_arguments("collect", nargs);
     }
     return aeb_collect(self, args[0], nargs > 1 ? args[1] : Py_None);
 }
@@ -254,10 +256,7 @@ static PyObject *
 bus_collect_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
-        PyErr_Format(PyExc_TypeError,
-                     "collect_async() takes a name and at most one payload (%zd arguments given)",
-                     nargs);
-        return NULL;
+        return refuse_arguments("collect_async", nargs);
     }
     return aeb_emission_new_collecting(self, args[0], nargs > 1 ? args[1] : Py_None);
 }
@@ -279,50 +278,6 @@ PyDoc_STRVAR(
     "bind_loop($self, loop, /)\n--\n\n"
     "Set the event loop that runs async handlers of emit() calls made in threads without a\n"
     "running one; None unbinds. Raises TypeError for what is no event loop.");
-
-/* TypeError unless `obj` has these callable attributes. */
-static int
-check_methods(PyObject *obj, const char *argument, const char *const *names, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        PyObject *method = PyObject_GetAttrString(obj, names[i]);
-        if (method == NULL && aeb_clear_ordinary_exception() < 0) {
-            return -1;
-        }
-        bool callable = method != NULL && PyCallable_Check(method);
-        Py_XDECREF(method);
-        if (!callable) {
-            PyErr_Format(PyExc_TypeError, "%s must not be %.200s: it has no method %s", argument,
-                         Py_TYPE(obj)->tp_name, names[i]);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int
-set_loop(aeb_bus *self, PyObject *loop)
-{
-    static const char *const methods[] = {"call_soon_threadsafe", "is_closed"};
-    if (loop == Py_None) {
-        Py_CLEAR(self->loop);
-        return 0;
-    }
-    if (check_methods(loop, "loop", methods, Py_ARRAY_LENGTH(methods)) < 0) {
-        return -1;
-    }
-    Py_XSETREF(self->loop, Py_NewRef(loop));
-    return 0;
-}
-
-static PyObject *
-bus_bind_loop(aeb_bus *self, PyObject *loop)
-{
-    if (set_loop(self, loop) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
 
 /* ---- what agent_event_bus._bus builds its methods from --------------------------------------- */
 
@@ -436,112 +391,6 @@ bus_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwarg
 }
 
 static int
-check_on_error(PyObject *on_error)
-{
-    if (!PyCallable_Check(on_error)) {
-        PyErr_Format(PyExc_TypeError, "on_error must be callable or None, not %.200s",
-                     Py_TYPE(on_error)->tp_name);
-        return -1;
-    }
-    int is_async = aeb_is_coroutine_function(on_error);
-    if (is_async > 0) {
-        PyErr_SetString(PyExc_TypeError,
-                        "on_error must not be a coroutine function: nobody would await it");
-    }
-    return is_async != 0 ? -1 : 0;
-}
-
-static PyObject *
-bus_get_on_error(aeb_bus *self, void *Py_UNUSED(closure))
-{
-    return Py_NewRef(self->on_error == NULL ? Py_None : self->on_error);
-}
-
-static int
-bus_set_on_error(aeb_bus *self, PyObject *on_error, void *Py_UNUSED(closure))
-{
-    if (on_error == NULL) {
-        PyErr_SetString(PyExc_AttributeError, "on_error cannot be deleted: set it to None");
-        return -1;
-    }
-    if (on_error != Py_None && check_on_error(on_error) < 0) {
-        return -1;
-    }
-    Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
-    return 0;
-}
-
-/* Sets what all plans have from now on. */
-static void
-set_plan_flags(aeb_bus *self, unsigned flags)
-{
-    if (flags != self->plan_flags) {
-        self->plan_flags = flags;
-        aeb_plans_drop_all(self);
-    }
-}
-
-static int
-bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"name",       "history",     "logger",          "on_error",
-                               "loop",       "max_pending", "max_concurrency", "handler_timeout",
-                               "slow_after", "timing",      "strict",          "async_only",
-                               NULL};
-    PyObject *name = Py_None, *logger = Py_None, *on_error = Py_None, *loop = Py_None;
-    PyObject *pending_option = Py_None, *concurrency_option = Py_None, *timeout_option = Py_None;
-    PyObject *history_option = NULL, *slow_option = Py_None, *timing_option = Py_False;
-    PyObject *strict_option = Py_False, *async_option = Py_False;
-    Py_ssize_t max_pending, max_concurrency, history = 0;
-    double handler_timeout, slow_after;
-    bool timing, strict, async_only;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOOOOOOOOOO:EventBus", keywords, &name,
-                                     &history_option, &logger, &on_error, &loop, &pending_option,
-                                     &concurrency_option, &timeout_option, &slow_option,
-                                     &timing_option, &strict_option, &async_option) ||
-        (history_option != NULL && aeb_parse_count(history_option, "history", &history) < 0) ||
-        aeb_parse_limit(pending_option, "max_pending", &max_pending) < 0 ||
-        aeb_parse_limit(concurrency_option, "max_concurrency", &max_concurrency) < 0 ||
-        aeb_parse_seconds(timeout_option, "handler_timeout", &handler_timeout) < 0 ||
-        aeb_parse_seconds(slow_option, "slow_after", &slow_after) < 0 ||
-        aeb_parse_flag(timing_option, "timing", &timing) < 0 ||
-        aeb_parse_flag(strict_option, "strict", &strict) < 0 ||
-        aeb_parse_flag(async_option, "async_only", &async_only) < 0) {
-        return -1;
-    }
-    if (name != Py_None && !PyUnicode_Check(name)) {
-        PyErr_Format(PyExc_TypeError, "name must be a str or None, not %.200s",
-                     Py_TYPE(name)->tp_name);
-        return -1;
-    }
-    static const char *const logger_methods[] = {"error", "warning"};
-    if ((logger != Py_None &&
-         check_methods(logger, "logger", logger_methods, Py_ARRAY_LENGTH(logger_methods)) < 0) ||
-        (on_error != Py_None && check_on_error(on_error) < 0) || set_loop(self, loop) < 0) {
-        return -1;
-    }
-    PyObject *exact_name = name == Py_None ? Py_NewRef(name) : PyUnicode_FromObject(name);
-    if (exact_name == NULL) {
-        return -1;
-    }
-    self->max_pending = max_pending;
-    self->max_concurrency = max_concurrency;
-    self->handler_timeout = handler_timeout;
-    self->async_only = async_only;
-    self->emit_barred = self->closed || async_only;
-    self->strict = strict;
-    aeb_plans_drop_all(self); /* a strict bus makes none for some names */
-    aeb_history_configure(self, history);
-    aeb_timing_configure(self, timing, slow_after);
-    set_plan_flags(self, (history > 0 ? AEB_PLAN_RECORDED : 0) |
-                             (timing || slow_after > 0 ? AEB_PLAN_TIMED | AEB_PLAN_CAREFUL : 0));
-    Py_XSETREF(self->name, exact_name);
-    Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
-    Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
-    return 0;
-}
-
-static int
 bus_traverse(aeb_bus *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
@@ -614,29 +463,7 @@ bus_repr(aeb_bus *self)
     return result;
 }
 
-static PyMethodDef bus_methods[];
-
-/* Gives a subclass its own descriptors for the methods that are called most: the interpreter calls
- * a C method without detours only through a descriptor that belongs to the very type of the object
- * (see CALL_METHOD_DESCRIPTOR_FAST in CPython). */
-static PyObject *
-bus_own_methods(PyTypeObject *type, PyObject *Py_UNUSED(ignored))
-{
-    for (PyMethodDef *def = bus_methods; def->ml_name != NULL; def++) {
-        if (def->ml_flags != METH_FASTCALL) {
-            continue;
-        }
-        PyObject *descriptor = PyDescr_NewMethod(type, def);
-        int status = descriptor == NULL
-                         ? -1
-                         : PyObject_SetAttrString((PyObject *)type, def->ml_name, descriptor);
-        Py_XDECREF(descriptor);
-        if (status < 0) {
-            return NULL;
-        }
-    }
-    Py_RETURN_NONE;
-}
+static PyObject *bus_own_methods(PyTypeObject *type, PyObject *ignored);
 
 static PyMethodDef bus_methods[] = {
     {"on", AEB_METHOD(bus_on), METH_FASTCALL | METH_KEYWORDS, bus_on_doc},
@@ -655,7 +482,7 @@ static PyMethodDef bus_methods[] = {
     {"emitter", AEB_METHOD(bus_emitter), METH_O, bus_emitter_doc},
     {"history", AEB_METHOD(aeb_history), METH_VARARGS | METH_KEYWORDS, aeb_history_doc},
     {"stats", AEB_METHOD(aeb_stats), METH_NOARGS, aeb_stats_doc},
-    {"bind_loop", AEB_METHOD(bus_bind_loop), METH_O, bus_bind_loop_doc},
+    {"bind_loop", AEB_METHOD(aeb_bus_bind_loop), METH_O, bus_bind_loop_doc},
     {"_own_methods", AEB_METHOD(bus_own_methods), METH_NOARGS | METH_CLASS,
      PyDoc_STR("_own_methods($type, /)\n--\n\nMake calls of emit and its like direct.")},
     {"_define_event", AEB_METHOD(bus_define_event), METH_VARARGS,
@@ -686,6 +513,28 @@ static PyMethodDef bus_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Gives a subclass its own descriptors for the methods that are called most: the interpreter calls
+ * a C method without detours only through a descriptor that belongs to the very type of the object
+ * (see CALL_METHOD_DESCRIPTOR_FAST in CPython). */
+static PyObject *
+bus_own_methods(PyTypeObject *type, PyObject *Py_UNUSED(ignored))
+{
+    for (PyMethodDef *def = bus_methods; def->ml_name != NULL; def++) {
+        if (def->ml_flags != METH_FASTCALL) {
+            continue;
+        }
+        PyObject *descriptor = PyDescr_NewMethod(type, def);
+        int status = descriptor == NULL
+                         ? -1
+                         : PyObject_SetAttrString((PyObject *)type, def->ml_name, descriptor);
+        Py_XDECREF(descriptor);
+        if (status < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMemberDef bus_members[] = {
     {"name", T_OBJECT_EX, offsetof(aeb_bus, name), READONLY, PyDoc_STR("Its name, or None.")},
     {"closed", T_BOOL, offsetof(aeb_bus, closed), READONLY,
@@ -696,7 +545,7 @@ static PyMemberDef bus_members[] = {
 };
 
 static PyGetSetDef bus_getset[] = {
-    {"on_error", (getter)bus_get_on_error, (setter)bus_set_on_error,
+    {"on_error", (getter)aeb_bus_get_on_error, (setter)aeb_bus_set_on_error,
      PyDoc_STR("Called with event name, handler and exception after a failure was logged; or "
                "None."),
      NULL},
@@ -709,7 +558,7 @@ PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, history=0, logger=None, on_error=N
                       "The native part of agent_event_bus.EventBus.");
 
 static PyType_Slot bus_slots[] = {
-    {Py_tp_doc, (void *)bus_doc}, {Py_tp_new, bus_new},           {Py_tp_init, bus_init},
+    {Py_tp_doc, (void *)bus_doc}, {Py_tp_new, bus_new},           {Py_tp_init, aeb_bus_init},
     {Py_tp_dealloc, bus_dealloc}, {Py_tp_traverse, bus_traverse}, {Py_tp_clear, bus_tp_clear},
     {Py_tp_repr, bus_repr},       {Py_sq_length, bus_length},     {Py_nb_bool, bus_bool},
     {Py_tp_methods, bus_methods}, {Py_tp_members, bus_members},   {Py_tp_getset, bus_getset},

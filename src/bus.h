@@ -1,4 +1,4 @@
-/* EventBus: argument parsing, decorators, GC.  Everything else is delegated. */
+/* EventBus: its methods, GC and type.  What they do is delegated. */
 #ifndef AEB_BUS_H
 #define AEB_BUS_H
 

@@ -35,7 +35,8 @@ typedef struct aeb_bus {
     /* schema.c */
     PyObject *schemas; /* dict: name of a declared event -> (schema, checker), or NULL */
     bool strict;       /* events that are not in it are refused */
-    /* bus.c, from the options that concern every plan */
+
+    /* bus_init.c, from the options that concern every plan */
     unsigned plan_flags; /* aeb_plan_flag: what all plans of this bus have */
 
     /* history.c */

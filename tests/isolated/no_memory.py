@@ -1,8 +1,8 @@
 """Each allocation of a call fails once: the call works or raises MemoryError; the bus works on.
 
-For every kind of key and option, every call of the bus is repeated with its first allocation failing,
-then with its second, and so on until it gets through. Each time the bus must deliver, count and
-remove as before, and must not be kept alive by anything afterwards.
+For every kind of key and option, every call of the bus is repeated with its first allocation
+failing, then with its second, and so on until it gets through. Each time the bus must deliver,
+count and remove as before, and must not be kept alive by anything afterwards.
 """
 
 from __future__ import annotations
