@@ -88,7 +88,7 @@ def changes() -> Iterator[Case]:
                         bus.on(key, **options)(handler)
 
                 def off(bus: Bus, handler: Any = handler) -> None:
-                    bus.off(handler=handler)
+                    bus.off(None, handler)
 
                 label = f"{key} {options}"
                 yield f"subscribe {label}", Bus, subscribe
@@ -125,6 +125,10 @@ def fails_cleanly(make: Callable[[], Bus], call: Callable[[Bus], object], number
     try:
         call(bus)
     except MemoryError:
+        succeeded = False
+    except SystemError:  # 3.9 sets no exception where its own cache of a function's code fails
+        if sys.version_info >= (3, 10) or number > 0:
+            raise
         succeeded = False
     finally:
         testcapi.remove_mem_hooks()
