@@ -307,9 +307,29 @@ aeb_emission_tell_watch(PyObject *emission, aeb_watch *watch)
     aeb_watch_free(own);
 }
 
+/* The rest of the end where there is an error or a watch. */
+AEB_NOINLINE PySendResult
+finish_specially(aeb_emission *self, PyObject *fatal_steal, PyObject *thrown_steal)
+{
+    PyObject *fatal = self->watch == NULL ? fatal_steal : end_watch(self, fatal_steal);
+    if (self->outcomes != NULL && fatal != NULL && is_guards(self, fatal)) {
+        Py_CLEAR(fatal); /* it is among the outcomes */
+    }
+    if (fatal != NULL) {
+        Py_XDECREF(thrown_steal);
+        aeb_restore_exception_steal(fatal);
+        return PYGEN_ERROR;
+    }
+    if (thrown_steal != NULL) {
+        aeb_restore_exception_steal(thrown_steal);
+        return PYGEN_ERROR;
+    }
+    return PYGEN_RETURN;
+}
+
 /* The end: raises what has to be raised.  Otherwise the answer is the number of handlers called, but
  * that is left to those who call the steps, for they need it in different forms. */
-static PySendResult
+static inline PySendResult
 emission_finish(aeb_emission *self, PyObject **result)
 {
     PyObject *fatal = self->fatal, *thrown = self->thrown, *payload = self->payload;
@@ -322,21 +342,9 @@ emission_finish(aeb_emission *self, PyObject **result)
     Py_CLEAR(self->waiter);
     Py_CLEAR(self->parent);
     Py_CLEAR(self->loop);
-    if (AEB_UNLIKELY(self->watch != NULL)) {
-        fatal = end_watch(self, fatal);
-    }
     *result = NULL;
-    if (AEB_UNLIKELY(self->outcomes != NULL) && fatal != NULL && is_guards(self, fatal)) {
-        Py_CLEAR(fatal); /* it is among the outcomes */
-    }
-    if (fatal != NULL) {
-        Py_XDECREF(thrown);
-        aeb_restore_exception_steal(fatal);
-        return PYGEN_ERROR;
-    }
-    if (thrown != NULL) {
-        aeb_restore_exception_steal(thrown);
-        return PYGEN_ERROR;
+    if (AEB_UNLIKELY(fatal != NULL || thrown != NULL || self->watch != NULL)) {
+        return finish_specially(self, fatal, thrown);
     }
     return PYGEN_RETURN;
 }
@@ -354,9 +362,9 @@ emission_misused(aeb_emission *self)
     return PYGEN_ERROR;
 }
 
-/* Ends when nothing is unfinished, else yields a waiter. */
-static PySendResult
-emission_wait(aeb_emission *self, PyObject **result)
+/* Yields a waiter, while something is unfinished. */
+AEB_NOINLINE PySendResult
+emission_suspend(aeb_emission *self, PyObject **result)
 {
     while (self->n_unfinished > 0) {
         PyObject *waiter = aeb_aio_new_waiter(self->bus->state, self->loop);
@@ -381,6 +389,14 @@ emission_wait(aeb_emission *self, PyObject **result)
         return PYGEN_NEXT;
     }
     return emission_finish(self, result);
+}
+
+/* Ends when nothing is unfinished, else yields a waiter. */
+static inline PySendResult
+emission_wait(aeb_emission *self, PyObject **result)
+{
+    return AEB_LIKELY(self->n_unfinished == 0) ? emission_finish(self, result)
+                                               : emission_suspend(self, result);
 }
 
 static PySendResult

@@ -92,19 +92,24 @@ aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries, P
 
 /* ---- the Python type ------------------------------------------------------------------------- */
 
-/* What an emission that is over answers, a new reference: the number of handlers or their outcomes. */
-static PyObject *
-take_answer(aeb_emission *self)
+/* The outcomes as the answer, a new reference. */
+AEB_NOINLINE PyObject *
+take_outcomes(aeb_emission *self)
 {
     PyObject *outcomes = self->outcomes;
-    if (AEB_LIKELY(outcomes == NULL)) {
-        return PyLong_FromSsize_t(self->n_called);
-    }
     self->outcomes = NULL;
     if (aeb_outcomes_finish(outcomes) < 0) {
         Py_CLEAR(outcomes);
     }
     return outcomes;
+}
+
+/* What an emission that is over answers, a new reference: the number of handlers or their outcomes. */
+static inline PyObject *
+take_answer(aeb_emission *self)
+{
+    return AEB_LIKELY(self->outcomes == NULL) ? PyLong_FromSsize_t(self->n_called)
+                                              : take_outcomes(self);
 }
 
 /* The answer of send() or throw(): a value, or StopIteration with the emission's answer. */
