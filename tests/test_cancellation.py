@@ -454,6 +454,7 @@ class TestInterrupts:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.usefixtures("control_c")
 def test_control_c_during_an_emission_without_a_loop_comes_out_of_emit(
     bus: EventBus, records: Records, is_async: bool
 ) -> None:

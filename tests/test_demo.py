@@ -278,6 +278,7 @@ def test_without_a_standard_output_the_command_still_works(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.usefixtures("control_c")
 def test_ctrl_c_ends_with_code_130_and_no_traceback(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--delay", "30"],

@@ -436,6 +436,7 @@ def test_a_read_error_names_the_line() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.usefixtures("control_c")
 def test_ctrl_c_while_waiting_for_input_ends_with_code_130(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--trace", "-", "--audit", str(tmp_path / "audit.jsonl")],
