@@ -288,7 +288,7 @@ class _StructChecker(_SchemaChecker):
         inside: Iterable[tuple[object, Any]]
         if isinstance(value, self.msgspec.Struct):
             values = [getattr(value, field) for field in value.__struct_fields__]
-            inside = zip(value.__struct_encode_fields__, values)
+            inside = zip(value.__struct_encode_fields__, values)  # type: ignore[attr-defined, unused-ignore]
         elif isinstance(value, Mapping):
             inside = value.items()
         elif isinstance(value, (list, tuple, set, frozenset)):

@@ -444,7 +444,7 @@ class TestMsgspec:
     def test_a_struct_whose_types_do_not_exist_is_refused_when_it_is_defined(
         self, bus: EventBus
     ) -> None:
-        broken = msgspec.defstruct("broken", [("a", "NoSuchType")])
+        broken = msgspec.defstruct("broken", [("a", "NoSuchType")])  # type: ignore[list-item, unused-ignore]
         with pytest.raises(TypeError, match="NoSuchType"):
             bus.define_event("a", broken)
 

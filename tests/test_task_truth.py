@@ -396,7 +396,8 @@ class TestLoopAndContext:
                 tasks.append(current())
                 for value in ("first", "second"):
                     variable.set(value)
-                    seen.append((value, current().get_context().get(variable)))
+                    found = current().get_context().get(variable)
+                    seen.append((value, found))
                     if suspends:
                         await asyncio.sleep(0)
 
