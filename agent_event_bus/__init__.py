@@ -21,6 +21,7 @@ from agent_event_bus._bus import EventBus
 from agent_event_bus._core import Emitter, Event, Outcome, Subscription
 from agent_event_bus.buses import current_bus, get_bus, use_buses
 from agent_event_bus.errors import EventSchemaError, UnknownEventError
+from agent_event_bus.keys import EventKey
 from agent_event_bus.streams import Stream, StreamOverflowError
 from agent_event_bus.waiting import Expectation
 
@@ -28,6 +29,7 @@ __all__ = [
     "Emitter",
     "Event",
     "EventBus",
+    "EventKey",
     "EventSchemaError",
     "Expectation",
     "Outcome",

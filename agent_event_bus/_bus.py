@@ -6,31 +6,41 @@ only emit synchronously.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, overload
 
-from agent_event_bus import _core
 from agent_event_bus._listener import Listener
 from agent_event_bus.streams import Stream
 from agent_event_bus.waiting import Expectation, Waiter, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
     from types import TracebackType
 
     from typing_extensions import Self
 
     from agent_event_bus._core import Event, HandlerTask, Subscription
+    from agent_event_bus._typed import EventBus as CoreBus
+    from agent_event_bus._types import (
+        AnyList,
+        Name,
+        Payload,
+        T,
+        Text,
+        Typed,
+        TypedList,
+        Where,
+    )
     from agent_event_bus.buses import CurrentBus
+    from agent_event_bus.keys import EventKey
     from agent_event_bus.streams import Overflow
-
-    Key = Union[str, type[Any], list[Any], tuple[Any, ...]]
-    Where = Union[Mapping[str, Any], Callable[[Any], object]]
+else:
+    from agent_event_bus._core import EventBus as CoreBus
 
 __all__ = ["EventBus"]
 
 
-class EventBus(_core.EventBus):
+class EventBus(CoreBus):
     """An event bus: handlers subscribe to event names, ``emit`` and ``emit_async`` deliver to them.
 
     Args:
@@ -67,7 +77,13 @@ class EventBus(_core.EventBus):
 
     __slots__ = ()
 
-    def define_event(self, name: str, schema: object) -> None:
+    @overload
+    def define_event(self, name: EventKey[T], schema: Callable[[T], object] | None) -> None: ...
+
+    @overload
+    def define_event(self, name: Name, schema: object) -> None: ...
+
+    def define_event(self, name: Name, schema: object) -> None:
         """Declare an event and what its payloads must look like.
 
         From then on every ``emit``, and every ``emit_async`` when it is awaited, checks the payload
@@ -105,7 +121,16 @@ class EventBus(_core.EventBus):
 
         return CurrentBus(self)
 
-    def emit_threadsafe(self, name: str, payload: Any = None, /) -> Future[int]:
+    @overload
+    def emit_threadsafe(self, name: EventKey[T], payload: Payload[T], /) -> Future[int]: ...
+
+    @overload
+    def emit_threadsafe(self, name: EventKey[T | None], /) -> Future[int]: ...
+
+    @overload
+    def emit_threadsafe(self, name: Text, payload: Any = None, /) -> Future[int]: ...
+
+    def emit_threadsafe(self, name: Any, payload: Any = None, /) -> Future[int]:
         """Deliver an event on the bound event loop, from any thread, and do not wait for it.
 
         All handlers, sync ones too, run in the thread of the loop, and see the context variables of
@@ -135,9 +160,23 @@ class EventBus(_core.EventBus):
             emission.close()  # it will not be awaited, and must not warn about that
             raise
 
+    @overload
     def wait_for(
-        self, key: Key, *, where: Where | None = None, timeout: float | None = None
-    ) -> Coroutine[Any, Any, Event]:
+        self, key: Typed[T] | TypedList[T], *, where: Where[T] = None, timeout: float | None = None
+    ) -> Coroutine[Any, Any, Event[T]]: ...
+
+    @overload
+    def wait_for(
+        self,
+        key: Text | AnyList,
+        *,
+        where: Where[Any] = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, Event[Any]]: ...
+
+    def wait_for(
+        self, key: Any, *, where: Any = None, timeout: float | None = None
+    ) -> Coroutine[Any, Any, Event[Any]]:
         """Wait for the next event that matches.
 
         It is subscribed when this is called, not when the result is awaited, and unsubscribed when
@@ -160,9 +199,23 @@ class EventBus(_core.EventBus):
         """
         return Waiter(self, key, where, timeout)
 
+    @overload
     def expect(
-        self, key: Key, *, where: Where | None = None, timeout: float | None = None
-    ) -> Expectation:
+        self, key: Typed[T] | TypedList[T], *, where: Where[T] = None, timeout: float | None = None
+    ) -> Expectation[T]: ...
+
+    @overload
+    def expect(
+        self,
+        key: Text | AnyList,
+        *,
+        where: Where[Any] = None,
+        timeout: float | None = None,
+    ) -> Expectation[Any]: ...
+
+    def expect(
+        self, key: Any, *, where: Any = None, timeout: float | None = None
+    ) -> Expectation[Any]:
         """Wait for what a block of code sets off: ``async with bus.expect(key) as waiter:``.
 
         It is subscribed when this is called, and at the end of the block waits for the event, which
@@ -182,14 +235,34 @@ class EventBus(_core.EventBus):
         """
         return Expectation(self, key, where, timeout)
 
+    @overload
     def stream(
         self,
-        key: Key,
+        key: Typed[T] | TypedList[T],
         *,
         maxsize: int = 1024,
         overflow: Overflow = "drop_oldest",
-        where: Where | None = None,
-    ) -> Stream:
+        where: Where[T] = None,
+    ) -> Stream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        key: Text | AnyList,
+        *,
+        maxsize: int = 1024,
+        overflow: Overflow = "drop_oldest",
+        where: Where[Any] = None,
+    ) -> Stream[Any]: ...
+
+    def stream(
+        self,
+        key: Any,
+        *,
+        maxsize: int = 1024,
+        overflow: Overflow = "drop_oldest",
+        where: Any = None,
+    ) -> Stream[Any]:
         """Iterate over the events that match: ``async for event in bus.stream(key):``.
 
         It is subscribed when this is called, and unsubscribed by ``close()``, at the end of an

@@ -3,31 +3,49 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from types import CodeType, FrameType, TracebackType
-from typing import Any, Literal, TypeVar, final, overload
+from enum import Enum
+from types import CodeType, FrameType, GenericAlias, TracebackType
+from typing import Any, Generic, Literal, final, overload
 
-from typing_extensions import Self, TypeAlias, disjoint_base
+from typing_extensions import Self, TypeAlias, TypeVar, disjoint_base
 
+from agent_event_bus.keys import EventKey
+
+_T = TypeVar("_T", default=Any)
+_T_co = TypeVar("_T_co", covariant=True, default=Any)
 _Handler = TypeVar("_Handler", bound=Callable[..., object])
 _OnError: TypeAlias = Callable[[str, Callable[..., object], Exception], object]
+_Name: TypeAlias = str | Enum | EventKey[Any]
+_Key: TypeAlias = _Name | type[Any]
 _Where: TypeAlias = Callable[[Any], object] | Mapping[str, object] | None
 
 @final
-class Event:
+class Event(Generic[_T_co]):
     """An immutable record of one event."""
 
+    @overload
     def __new__(
-        cls, name: str, payload: Any = None, seq: int = 0, timestamp: float | None = None
+        cls, name: EventKey[_T_co], payload: _T_co, seq: int = 0, timestamp: float | None = None
+    ) -> Self: ...
+    @overload
+    def __new__(
+        cls,
+        name: str | EventKey[Any],
+        payload: _T_co = ...,
+        seq: int = 0,
+        timestamp: float | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...
     @property
-    def payload(self) -> Any: ...
+    def payload(self) -> _T_co: ...
     @property
     def seq(self) -> int: ...
     @property
     def timestamp(self) -> float: ...
     def to_dict(self) -> dict[str, Any]: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 @final
 class Subscription:
@@ -88,15 +106,23 @@ class Outcome:
     def duration(self) -> float: ...
 
 @final
-class Emitter:
+class Emitter(Generic[_T]):
     """Emits one event name on one bus: emitter(payload) does what bus.emit(name, payload) does."""
 
     @property
     def name(self) -> str: ...
     @property
     def bus(self) -> EventBus: ...
-    def __call__(self, payload: Any = None, /) -> int: ...
-    def emit_async(self, payload: Any = None, /) -> Coroutine[Any, Any, int]: ...
+    @overload
+    def __call__(self, payload: _T, /) -> int: ...
+    @overload
+    def __call__(self: Emitter[_T | None], /) -> int: ...
+    @overload
+    def emit_async(self, payload: _T, /) -> Coroutine[Any, Any, int]: ...
+    @overload
+    def emit_async(self: Emitter[_T | None], /) -> Coroutine[Any, Any, int]: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 @final
 class HandlerTask(Coroutine[Any, Any, None]):
@@ -130,7 +156,7 @@ class HandlerTask(Coroutine[Any, Any, None]):
 
 @disjoint_base
 class EventBus:
-    """The native part of agent_event_bus.EventBus."""
+    """The native part of agent_event_bus.EventBus, whose _typed.pyi tells more of some methods."""
 
     def __init__(
         self,
@@ -159,7 +185,7 @@ class EventBus:
     @overload
     def on(
         self,
-        key: str,
+        key: _Key,
         handler: None = None,
         /,
         *,
@@ -175,7 +201,7 @@ class EventBus:
     @overload
     def on(
         self,
-        key: str,
+        key: _Key,
         handler: _Handler,
         /,
         *,
@@ -191,7 +217,7 @@ class EventBus:
     @overload
     def once(
         self,
-        key: str,
+        key: _Key,
         handler: None = None,
         /,
         *,
@@ -206,7 +232,7 @@ class EventBus:
     @overload
     def once(
         self,
-        key: str,
+        key: _Key,
         handler: _Handler,
         /,
         *,
@@ -220,7 +246,7 @@ class EventBus:
     ) -> _Handler: ...
     def subscribe(
         self,
-        key_or_keys: str | list[str] | tuple[str, ...],
+        key_or_keys: _Key | list[Any] | tuple[Any, ...],
         handler: Callable[..., object],
         /,
         *,
@@ -235,25 +261,25 @@ class EventBus:
     ) -> Subscription: ...
     def _subscribe_internal(
         self,
-        key_or_keys: str | list[str] | tuple[str, ...],
+        key_or_keys: _Key | list[Any] | tuple[Any, ...],
         handler: Callable[..., object],
         /,
         **options: Any,
     ) -> Subscription: ...
-    def off(self, key: str | None = None, handler: Callable[..., object] | None = None) -> int: ...
-    def clear(self, key: str | None = None) -> int: ...
-    def handlers(self, name: str, /) -> tuple[Subscription, ...]: ...
-    def has_handlers(self, name: str, /) -> bool: ...
-    def emit(self, name: str, payload: Any = None, /) -> int: ...
-    def emit_async(self, name: str, payload: Any = None, /) -> Coroutine[Any, Any, int]: ...
-    def collect(self, name: str, payload: Any = None, /) -> list[Outcome]: ...
+    def off(self, key: _Key | None = None, handler: Callable[..., object] | None = None) -> int: ...
+    def clear(self, key: _Key | None = None) -> int: ...
+    def handlers(self, name: _Name, /) -> tuple[Subscription, ...]: ...
+    def has_handlers(self, name: _Name, /) -> bool: ...
+    def emit(self, name: _Name, payload: Any = None, /) -> int: ...
+    def emit_async(self, name: _Name, payload: Any = None, /) -> Coroutine[Any, Any, int]: ...
+    def collect(self, name: _Name, payload: Any = None, /) -> list[Outcome]: ...
     def collect_async(
-        self, name: str, payload: Any = None, /
+        self, name: _Name, payload: Any = None, /
     ) -> Coroutine[Any, Any, list[Outcome]]: ...
     def publish(self, obj: Any, /) -> int: ...
     def publish_async(self, obj: Any, /) -> Coroutine[Any, Any, int]: ...
-    def emitter(self, name: str, /) -> Emitter: ...
-    def history(self, key: str | type[Any] | None = None, limit: int | None = 100) -> list[Event]: ...
+    def emitter(self, name: _Name, /) -> Emitter: ...
+    def history(self, key: _Key | None = None, limit: int | None = 100) -> list[Event]: ...
     def stats(self) -> dict[str, Any]: ...
     def bind_loop(self, loop: asyncio.AbstractEventLoop | None, /) -> None: ...
     @property
@@ -261,7 +287,7 @@ class EventBus:
     @classmethod
     def _own_methods(cls) -> None: ...
     def _define_event(
-        self, name: str, schema: object, checker: Callable[[str, object], object] | None, /
+        self, name: _Name, schema: object, checker: Callable[[str, object], object] | None, /
     ) -> None: ...
     def _counts(self) -> dict[str, int]: ...
     def _pending(self) -> list[HandlerTask]: ...

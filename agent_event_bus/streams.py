@@ -12,19 +12,24 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Generator
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from agent_event_bus._listener import Listener, Wakeup
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, TypeVar
 
     from agent_event_bus._bus import EventBus
     from agent_event_bus._core import Event
 
     Overflow = Literal["drop_oldest", "drop_newest", "block", "error"]
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")  # only type checkers need the default, which is new in Python 3.13
 
 __all__ = ["Stream", "StreamOverflowError"]
 
@@ -35,9 +40,10 @@ class StreamOverflowError(RuntimeError):
     """A stream with ``overflow="error"`` had no room for an event, and has ended with that."""
 
 
-class Stream(AsyncIterator["Event"]):
+class Stream(AsyncIterator["Event[T]"], Generic[T]):
     """The events that match a key, in the order of their emission, from ``EventBus.stream``.
 
+    ``Stream[ToolCalled]`` is one of events with such a payload.
     ``async for`` it. ``async with`` closes it at the end of the block, and so does dropping it.
     """
 
@@ -66,7 +72,7 @@ class Stream(AsyncIterator["Event"]):
         """Return the stream itself."""
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Event[T]:
         """Return the next event, as soon as there is one.
 
         Cancelling it loses no event: the next call returns it.

@@ -10,17 +10,23 @@ import sys
 from collections.abc import Coroutine, Generator
 from functools import cache
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from agent_event_bus._listener import Listener, Wakeup
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, TypeVar
 
     from agent_event_bus._bus import EventBus
     from agent_event_bus._core import Event
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")  # only type checkers need the default, which is new in Python 3.13
 
 __all__ = ["Expectation", "Waiter"]
 
@@ -41,7 +47,7 @@ class Waiter(Coroutine[Any, Any, "Event"]):
         self._steps: Coroutine[Any, Any, Event] | None = None
 
     @property
-    def __name__(self) -> str:
+    def __name__(self) -> str:  # type: ignore[override, unused-ignore]
         # What asyncio calls it when it shows the task that awaits it.
         return "wait_for"
 
@@ -93,8 +99,11 @@ class Waiter(Coroutine[Any, Any, "Event"]):
         return self._steps
 
 
-class Expectation:
-    """What ``EventBus.expect`` returns: the event is there after the ``async with`` block."""
+class Expectation(Generic[T]):
+    """What ``EventBus.expect`` returns: the event is there after the ``async with`` block.
+
+    ``Expectation[ToolCalled]`` is one of an event with such a payload.
+    """
 
     __slots__ = ("__weakref__", "_entered", "_slot")
 
@@ -103,7 +112,7 @@ class Expectation:
         self._entered = False
 
     @property
-    def event(self) -> Event:
+    def event(self) -> Event[T]:
         """The event. ``RuntimeError`` while none has matched."""
         event = self._slot.event
         if event is None:

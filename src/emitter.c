@@ -207,6 +207,8 @@ emitter_repr(aeb_emitter *self)
 
 static PyMethodDef emitter_methods[] = {
     {"emit_async", AEB_METHOD(emitter_emit_async), METH_FASTCALL, emitter_emit_async_doc},
+    {"__class_getitem__", AEB_METHOD(Py_GenericAlias), METH_O | METH_CLASS,
+     PyDoc_STR("Support for annotations: Emitter[ToolCalled] takes such payloads.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -183,6 +183,8 @@ static PyMethodDef event_methods[] = {
     {"to_dict", AEB_METHOD(event_to_dict), METH_NOARGS, event_to_dict_doc},
     {"__reduce__", AEB_METHOD(event_reduce), METH_NOARGS,
      PyDoc_STR("Support for pickle and copy.")},
+    {"__class_getitem__", AEB_METHOD(Py_GenericAlias), METH_O | METH_CLASS,
+     PyDoc_STR("Support for annotations: Event[ToolCalled] is an event with such a payload.")},
     {NULL, NULL, 0, NULL},
 };
 

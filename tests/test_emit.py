@@ -104,7 +104,7 @@ def test_a_handler_that_takes_no_payload_fails_alone(bus: EventBus) -> None:
 
     def no_arguments() -> None: ...
 
-    wrong = bus.subscribe("a", no_arguments)
+    wrong = bus.subscribe("a", no_arguments)  # type: ignore[arg-type]
     bus.on("a", recorder(log, "after"))
     assert bus.emit("a", 1) == 2
     assert log == [("after", 1)]

@@ -411,7 +411,7 @@ class TestSubclass:
                 super().__init__(name)
                 self.volume = volume
 
-            def emit(self, name: str, payload: object = None, /) -> int:
+            def emit(self, name: Any, payload: Any = None, /) -> int:
                 return super().emit(name, payload) * self.volume
 
         bus = Loud(11, "loud")

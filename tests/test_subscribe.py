@@ -19,11 +19,11 @@ from helpers import note
 from agent_event_bus import Event, EventBus, Subscription
 
 
-def handler_a(payload: object) -> None:
+def handler_a(*args: object) -> None:
     """A handler that does nothing."""
 
 
-def handler_b(payload: object) -> None:
+def handler_b(*args: object) -> None:
     """Another handler that does nothing."""
 
 

@@ -12,7 +12,7 @@ from helpers import failing, note, recorder
 from agent_event_bus import EventBus, Subscription
 
 
-def handler(payload: object) -> None:
+def handler(*args: object) -> None:
     """Does nothing."""
 
 
@@ -165,7 +165,9 @@ class TestCounters:
 
     def test_a_call_counts_from_its_start(self, bus: EventBus) -> None:
         seen: list[int] = []
-        subscription = bus.subscribe("a", lambda payload: seen.append(subscription.calls))
+        subscription: Subscription = bus.subscribe(
+            "a", lambda payload: seen.append(subscription.calls)
+        )
         bus.emit("a")
         assert seen == [1]
 

@@ -22,7 +22,7 @@ kept: list[Any] = []
 
 def events() -> None:
     """Each event is the payload of the next."""
-    event = None
+    event: Event | None = None
     for _ in range(EVENTS):
         event = Event("a", event)
     kept.append(event)
