@@ -51,6 +51,9 @@ def takes_name_and_payload(event_name: str, payload: object) -> int:
     return len(event_name)
 
 
+def takes_name_and_any(event_name: str, payload: Any) -> None: ...
+
+
 def takes_mapping(payload: dict[str, Any]) -> int:
     return len(payload)
 
@@ -232,6 +235,7 @@ def called_with_text(bus: EventBus, name: str, anything: Any, flag: bool) -> Non
     bus.on("tool.called", anything)
     bus.on(anything, anything)
     bus.on("*", takes_name_and_payload)
+    bus.on("*", takes_name_and_any)
     bus.on("*", takes_everything)
     bus.on("*", anything)
     bus.on("*", lambda event_name, payload: use((event_name, payload)))
@@ -248,6 +252,7 @@ def called_with_text(bus: EventBus, name: str, anything: Any, flag: bool) -> Non
     bus.on("tool.called", takes_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     bus.on("*", takes_tool)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     bus.on("**", takes_tool)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    bus.on("*", lambda payload: None)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     bus.on("*", takes_mapping)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     bus.once("*", takes_event)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     bus.subscribe("*", takes_tool)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
@@ -274,6 +279,9 @@ def called_with_a_list(bus: EventBus, names: list[str], members: tuple[Names, ..
     bus.subscribe([TOOL, MODEL], takes_event, envelope=True)
     bus.subscribe([TOOL, TOOL], takes_tool_event, envelope=True)
     bus.subscribe(["a", TOOL], takes_event, envelope=True)
+
+    # Wrong, but not refused.
+    bus.subscribe([TOOL, TOOL], takes_model)
 
     bus.subscribe([TOOL, MODEL], takes_name_and_payload)  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
     bus.subscribe([ToolCalled], takes_nothing)  # type: ignore[arg-type, type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
