@@ -315,6 +315,13 @@ finish_specially(aeb_emission *self, PyObject *fatal_steal, PyObject *thrown_ste
     if (self->outcomes != NULL && fatal != NULL && is_guards(self, fatal)) {
         Py_CLEAR(fatal); /* it is among the outcomes */
     }
+    if (fatal != NULL && thrown_steal != NULL && is_guards(self, fatal)) {
+        /* A cancellation that came while the others cleaned up must not be lost. */
+        if (fatal != thrown_steal) {
+            PyException_SetContext(thrown_steal, Py_NewRef(fatal));
+        }
+        Py_CLEAR(fatal);
+    }
     if (fatal != NULL) {
         Py_XDECREF(thrown_steal);
         aeb_restore_exception_steal(fatal);

@@ -306,6 +306,33 @@ class TestAsyncGuardInDetail:
         asyncio.run(main())
         assert (log, guard.failures) == (["began", "cancelled"], 0)
 
+    def test_a_cancellation_while_its_siblings_clean_up_is_not_lost(self, bus: EventBus) -> None:
+        log: list[str] = []
+        bus.on("a", waits(log))
+        bus.on("a", arefuse, isolate=False)
+
+        async def host() -> None:
+            try:
+                await bus.emit_async("a")
+            except PermissionError:
+                log.append("refused")
+            except asyncio.CancelledError as cancelled:
+                assert isinstance(cancelled.__context__, PermissionError)
+                raise
+            await asyncio.sleep(0)
+            log.append("went on")
+
+        async def main() -> None:
+            task = asyncio.ensure_future(host())
+            await asyncio.sleep(0)  # the guard has failed, and its sibling is told to end
+            assert task.cancel()
+            await asyncio.wait([task])
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        assert log == ["began"]  # cancelled once more, the sibling has gone without its clean-up
+
     def test_of_two_that_fail_the_first_is_raised_and_the_other_reported(
         self, bus: EventBus, records: Records
     ) -> None:
