@@ -79,6 +79,7 @@ class InterruptError(BaseException):
     pass
 
 
+EMISSIONS = ("emit", "emitter", "publish", "collect")
 NAMES = ["a", "b", "a.b", "b.b", "a.b.c", "Derived", "Derived.Inner"]
 KEYS: list[Any] = [*NAMES, "*", "**", "a.*", "a.**", "*.b", "*.*", "*.b.**", "a.*.c", "Derived.*"]
 KEYS += [Key.A_B, Text.B, Base, Derived, Derived.Inner, object]
@@ -157,6 +158,7 @@ class World:
         self.log: list[Any] = []
         self.late: Counter[Any] = Counter()  # what was logged by handlers that may have suspended
         self.fuel = FUEL
+        self.in_loop = False
         self.subs: list[Any] = []
         self.handler_names: dict[int, str] = {}
         self.running: list[int] = []
@@ -177,6 +179,9 @@ class World:
         raise NotImplementedError
 
     def stats(self) -> Any:
+        raise NotImplementedError
+
+    def loop_runs(self) -> bool:
         raise NotImplementedError
 
     # Handlers.
@@ -260,12 +265,23 @@ class World:
         if self.fuel <= 0:
             return
         self.fuel -= 1
+        if self.may_be_cut_off() and op[0] in EMISSIONS:
+            return
         try:
             self.perform(op)
         except InterruptError as error:
             if not catches:
                 raise
             self.log.append(("caught", shown(error)))
+
+    def may_be_cut_off(self) -> bool:
+        """Whether what is emitted now is left to a loop that a guard or an interrupt may end.
+
+        How much of it runs is not promised then: that loop belongs to an emission without a loop.
+        """
+        ends = any(script.end == "interrupt" for script in self.scripts)
+        ends = ends or any(not sub.isolate for sub in self.subs)
+        return ends and not self.in_loop and self.loop_runs()
 
     def perform(self, op: Any) -> None:
         what, *args = op
@@ -335,6 +351,7 @@ class World:
     def step(self, op: Any, in_loop: bool) -> None:
         self.fuel = FUEL
         is_async = op[0].endswith("_async")
+        self.in_loop = in_loop or is_async
         result: Any = None
 
         async def main() -> None:
@@ -347,7 +364,7 @@ class World:
             except BaseException as error:
                 result = shown(error)
 
-        if in_loop or is_async:
+        if self.in_loop:
             self.run(main())
         else:
             with pytest.raises(StopIteration):
@@ -399,6 +416,9 @@ class RealWorld(World):
     def stats(self) -> Any:
         return self.bus.stats()
 
+    def loop_runs(self) -> bool:
+        return asyncio._get_running_loop() is not None
+
 
 class ModelWorld(World):
     has_collected = False
@@ -431,6 +451,9 @@ class ModelWorld(World):
         if what.startswith("publish"):
             return emit(type(first).__qualname__, first, type(first))
         return emit(first, *rest, collects=what.startswith("collect"))
+
+    def loop_runs(self) -> bool:
+        return self.bus.tasks is not None
 
     def stats(self) -> Any:
         bus = self.bus
