@@ -260,7 +260,7 @@ ROWS += [
     *[(lambda bus, bad=bad: Event(bad), TypeError, "name") for bad in each(3, None, b"a")],
     *[(lambda bus, bad=bad: Event("a", 1, bad), TypeError, "seq") for bad in each("1", 1.5, True)],
     *[(lambda bus, bad=bad: Event("a", 1, bad), OverflowError, "seq") for bad in each(-1, 2**64)],
-    (lambda bus: Event("a", timestamp="now"), TypeError, "timestamp"),  # type: ignore[arg-type]
+    (lambda bus: Event("a", timestamp="now"), TypeError, "timestamp"),  # type: ignore[call-overload]
     (lambda bus: Event("a", timestamp=HUGE), OverflowError, "timestamp"),
 ]
 
