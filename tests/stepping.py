@@ -57,8 +57,10 @@ class Group:
 
     async def cancelled(self) -> None:
         """Cancel all, and wait for them; when cancelled meanwhile, do so once more."""
-        step_all(self.tasks, CancelledError())
         try:
+            if self.tasks:
+                await pause()  # as in asyncio, it strikes in the next turn
+            step_all(self.tasks, CancelledError())
             await self.settled()
         except BaseException:
             await self.cancelled()
