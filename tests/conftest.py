@@ -24,6 +24,13 @@ if sys.version_info < (3, 12):
     asyncio.set_event_loop(None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def freeze_what_is_there_already() -> None:
+    """Spare the collections of garbage in tests all that pytest and earlier files have left."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def bus() -> EventBus:
     """A fresh bus."""
