@@ -137,7 +137,7 @@ holder.join()
 """
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", program],
-            env={"PYTHONPATH": str(PACKAGES)},
+            env={**os.environ, "PYTHONPATH": str(PACKAGES)},
             capture_output=True,
             text=True,
             timeout=60,

