@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import pickle
 import os
+import pickle
 import subprocess
 import sys
 import weakref
