@@ -558,10 +558,18 @@ PyDoc_STRVAR(bus_doc, "EventBus(name=None, *, history=0, logger=None, on_error=N
                       "The native part of agent_event_bus.EventBus.");
 
 static PyType_Slot bus_slots[] = {
-    {Py_tp_doc, (void *)bus_doc}, {Py_tp_new, bus_new},           {Py_tp_init, aeb_bus_init},
-    {Py_tp_dealloc, bus_dealloc}, {Py_tp_traverse, bus_traverse}, {Py_tp_clear, bus_tp_clear},
-    {Py_tp_repr, bus_repr},       {Py_sq_length, bus_length},     {Py_nb_bool, bus_bool},
-    {Py_tp_methods, bus_methods}, {Py_tp_members, bus_members},   {Py_tp_getset, bus_getset},
+    {Py_tp_doc, (void *)bus_doc},
+    {Py_tp_new, bus_new},
+    {Py_tp_init, aeb_bus_init},
+    {Py_tp_dealloc, bus_dealloc},
+    {Py_tp_traverse, bus_traverse},
+    {Py_tp_clear, bus_tp_clear},
+    {Py_tp_repr, bus_repr},
+    {Py_sq_length, bus_length},
+    {Py_nb_bool, bus_bool},
+    {Py_tp_methods, bus_methods},
+    {Py_tp_members, bus_members},
+    {Py_tp_getset, bus_getset},
     {0, NULL},
 };
 

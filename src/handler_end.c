@@ -198,7 +198,8 @@ aeb_handler_task_raised(aeb_handler_task *self, PyObject **result)
     aeb_bus *bus = self->bus;
     PyObject *exc;
     *result = NULL;
-    self->status = AEB_HANDLER_RUNNING; /* a log handler that closes the bus must not end it first */
+    self->status =
+        AEB_HANDLER_RUNNING; /* a log handler that closes the bus must not end it first */
     aeb_report_expect_exception();
     if (concerns_owner(self)) {
         return handler_raised_to_owner(self, result);

@@ -104,8 +104,7 @@ const aeb_plan_entry *aeb_next_entry_of_both(aeb_plan *plan, PyObject *late,
 static inline const aeb_plan_entry *
 aeb_next_entry(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor, PyObject **awaitable)
 {
-    if (AEB_UNLIKELY(late != NULL || cursor->skip_offloaded ||
-                     plan->flags & AEB_PLAN_CAREFUL)) {
+    if (AEB_UNLIKELY(late != NULL || cursor->skip_offloaded || plan->flags & AEB_PLAN_CAREFUL)) {
         return aeb_next_entry_of_both(plan, late, cursor, awaitable);
     }
     *awaitable = NULL;
