@@ -122,15 +122,15 @@ class EventBus(CoreBus):
         return CurrentBus(self)
 
     @overload
-    def emit_threadsafe(self, name: EventKey[T], payload: Payload[T], /) -> Future[int]: ...
+    def emit_threadsafe(self, name: EventKey[T], payload: Payload[T]) -> Future[int]: ...
 
     @overload
-    def emit_threadsafe(self, name: EventKey[T | None], /) -> Future[int]: ...
+    def emit_threadsafe(self, name: EventKey[T | None]) -> Future[int]: ...
 
     @overload
-    def emit_threadsafe(self, name: Text, payload: Any = None, /) -> Future[int]: ...
+    def emit_threadsafe(self, name: Text, payload: Any = None) -> Future[int]: ...
 
-    def emit_threadsafe(self, name: Any, payload: Any = None, /) -> Future[int]:
+    def emit_threadsafe(self, name: Any, payload: Any = None) -> Future[int]:
         """Deliver an event on the bound event loop, from any thread, and do not wait for it.
 
         All handlers, sync ones too, run in the thread of the loop, and see the context variables of

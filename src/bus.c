@@ -6,6 +6,7 @@
 #include "emission.h"
 #include "emitter.h"
 #include "history.h"
+#include "options.h"
 #include "permit.h"
 #include "publish.h"
 #include "registry.h"
@@ -121,14 +122,18 @@ bus_clear(aeb_bus *self, PyObject *args, PyObject *kwargs)
 }
 
 PyDoc_STRVAR(bus_handlers_doc,
-             "handlers($self, name, /)\n--\n\n"
+             "handlers($self, /, name)\n--\n\n"
              "Return the subscriptions that an event of this name reaches, in the order they run:\n"
              "sync handlers, then async ones. Raises ValueError or TypeError for what is no event\n"
              "name.");
 
 static PyObject *
-bus_handlers(aeb_bus *self, PyObject *name)
+bus_handlers(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    PyObject *name;
+    if (aeb_parse_event("handlers", args, nargs, kwnames, &name, NULL) < 0) {
+        return NULL;
+    }
     aeb_plan *plan = aeb_registry_plan(self, name);
     if (plan == NULL) {
         return NULL;
@@ -150,13 +155,17 @@ bus_handlers(aeb_bus *self, PyObject *name)
 
 PyDoc_STRVAR(
     bus_has_handlers_doc,
-    "has_handlers($self, name, /)\n--\n\n"
+    "has_handlers($self, /, name)\n--\n\n"
     "Whether an event of this name reaches any handler: a guard for payloads that are costly\n"
     "to build. Raises as handlers() does.");
 
 static PyObject *
-bus_has_handlers(aeb_bus *self, PyObject *name)
+bus_has_handlers(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    PyObject *name;
+    if (aeb_parse_event("has_handlers", args, nargs, kwnames, &name, NULL) < 0) {
+        return NULL;
+    }
     aeb_plan *plan = aeb_registry_plan(self, name);
     if (plan == NULL) {
         return NULL;
@@ -226,7 +235,7 @@ bus_emit_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
 
 PyDoc_STRVAR(
     bus_collect_doc,
-    "collect($self, name, payload=None, /)\n--\n\n"
+    "collect($self, /, name, payload=None)\n--\n\n"
     "Deliver an event here and now; return a list with the Outcome of every handler, in the order\n"
     "they ran: sync handlers, then async ones.\n\n"
     "Failures are in the outcomes, and not logged; the one of a guard (isolate=False) is too, and "
@@ -238,38 +247,44 @@ PyDoc_STRVAR(
     "a running loop, and ValueError or TypeError for a bad name.");
 
 static PyObject *
-bus_collect(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
+bus_collect(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (nargs < 1 || nargs > 2) {
-        return refuse_arguments("collect", nargs);
+    PyObject *name, *payload;
+    if (aeb_parse_event("collect", args, nargs, kwnames, &name, &payload) < 0) {
+        return NULL;
     }
-    return aeb_collect(self, args[0], nargs > 1 ? args[1] : Py_None);
+    return aeb_collect(self, name, payload);
 }
 
 PyDoc_STRVAR(
     bus_collect_async_doc,
-    "collect_async($self, name, payload=None, /)\n--\n\n"
+    "collect_async($self, /, name, payload=None)\n--\n\n"
     "Return a coroutine object that delivers an event when it is awaited, as emit_async() does,\n"
     "and returns a list with the Outcome of every handler, as collect() does.");
 
 static PyObject *
-bus_collect_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
+bus_collect_async(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (nargs < 1 || nargs > 2) {
-        return refuse_arguments("collect_async", nargs);
+    PyObject *name, *payload;
+    if (aeb_parse_event("collect_async", args, nargs, kwnames, &name, &payload) < 0) {
+        return NULL;
     }
-    return aeb_emission_new_collecting(self, args[0], nargs > 1 ? args[1] : Py_None);
+    return aeb_emission_new_collecting(self, name, payload);
 }
 
 PyDoc_STRVAR(bus_emitter_doc,
-             "emitter($self, name, /)\n--\n\n"
+             "emitter($self, /, name)\n--\n\n"
              "Return an Emitter of one event name: emitter(payload) does what emit(name, payload)\n"
              "does, without looking the name up again.\n\n"
              "Raises ValueError or TypeError for a bad name.");
 
 static PyObject *
-bus_emitter(aeb_bus *self, PyObject *name)
+bus_emitter(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    PyObject *name;
+    if (aeb_parse_event("emitter", args, nargs, kwnames, &name, NULL) < 0) {
+        return NULL;
+    }
     return aeb_emitter_new(self, name);
 }
 
@@ -471,15 +486,17 @@ static PyMethodDef bus_methods[] = {
     {"subscribe", AEB_METHOD(bus_subscribe), METH_FASTCALL | METH_KEYWORDS, bus_subscribe_doc},
     {"off", AEB_METHOD(bus_off), METH_VARARGS | METH_KEYWORDS, bus_off_doc},
     {"clear", AEB_METHOD(bus_clear), METH_VARARGS | METH_KEYWORDS, bus_clear_doc},
-    {"handlers", AEB_METHOD(bus_handlers), METH_O, bus_handlers_doc},
-    {"has_handlers", AEB_METHOD(bus_has_handlers), METH_O, bus_has_handlers_doc},
+    {"handlers", AEB_METHOD(bus_handlers), METH_FASTCALL | METH_KEYWORDS, bus_handlers_doc},
+    {"has_handlers", AEB_METHOD(bus_has_handlers), METH_FASTCALL | METH_KEYWORDS,
+     bus_has_handlers_doc},
     {"emit", AEB_METHOD(bus_emit), METH_FASTCALL, bus_emit_doc},
     {"emit_async", AEB_METHOD(bus_emit_async), METH_FASTCALL, bus_emit_async_doc},
     {"publish", AEB_METHOD(aeb_publish), METH_FASTCALL, aeb_publish_doc},
     {"publish_async", AEB_METHOD(aeb_publish_async), METH_FASTCALL, aeb_publish_async_doc},
-    {"collect", AEB_METHOD(bus_collect), METH_FASTCALL, bus_collect_doc},
-    {"collect_async", AEB_METHOD(bus_collect_async), METH_FASTCALL, bus_collect_async_doc},
-    {"emitter", AEB_METHOD(bus_emitter), METH_O, bus_emitter_doc},
+    {"collect", AEB_METHOD(bus_collect), METH_FASTCALL | METH_KEYWORDS, bus_collect_doc},
+    {"collect_async", AEB_METHOD(bus_collect_async), METH_FASTCALL | METH_KEYWORDS,
+     bus_collect_async_doc},
+    {"emitter", AEB_METHOD(bus_emitter), METH_FASTCALL | METH_KEYWORDS, bus_emitter_doc},
     {"history", AEB_METHOD(aeb_history), METH_VARARGS | METH_KEYWORDS, aeb_history_doc},
     {"stats", AEB_METHOD(aeb_stats), METH_NOARGS, aeb_stats_doc},
     {"bind_loop", AEB_METHOD(aeb_bus_bind_loop), METH_O, bus_bind_loop_doc},

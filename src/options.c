@@ -98,3 +98,35 @@ aeb_parse_seconds(PyObject *value, const char *name, double *seconds)
     *seconds = isinf(given) ? 0.0 : given;
     return 0;
 }
+
+int
+aeb_parse_event(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                PyObject **name, PyObject **payload)
+{
+    PyObject *given[2] = {nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL};
+    Py_ssize_t n_keywords = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < n_keywords; i++) {
+        PyObject *keyword = PyTuple_GET_ITEM(kwnames, i);
+        int at = PyUnicode_CompareWithASCIIString(keyword, "name") == 0 ? 0
+                 : payload != NULL && PyUnicode_CompareWithASCIIString(keyword, "payload") == 0
+                     ? 1
+                     : -1;
+        if (at < 0 || given[at] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got %s '%U'", function,
+                         at < 0 ? "an unexpected keyword argument" : "multiple values for argument",
+                         keyword);
+            return -1;
+        }
+        given[at] = args[nargs + i];
+    }
+    if (given[0] == NULL || nargs > (payload != NULL ? 2 : 1)) {
+        PyErr_Format(PyExc_TypeError, "%s() takes a name%s (%zd arguments given)", function,
+                     payload != NULL ? " and at most one payload" : "", nargs + n_keywords);
+        return -1;
+    }
+    *name = given[0];
+    if (payload != NULL) {
+        *payload = given[1] != NULL ? given[1] : Py_None;
+    }
+    return 0;
+}

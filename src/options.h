@@ -20,4 +20,10 @@ int aeb_parse_count(PyObject *value, const char *name, Py_ssize_t *count);
 /* A time in seconds, more than 0, or None, or infinity: both 0, for no limit. */
 int aeb_parse_seconds(PyObject *value, const char *name, double *seconds);
 
+/* The arguments of a method that takes an event name and, unless `payload` is NULL, a payload, by
+ * position or by keyword: borrowed, and None for a payload that is not given.  0, or -1 with
+ * TypeError. */
+int aeb_parse_event(const char *function, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames, PyObject **name, PyObject **payload);
+
 #endif

@@ -193,7 +193,25 @@ for method in ("emit", "emit_async", "collect", "collect_async"):
     ROWS += [
         (call(method), TypeError, "name"),
         (call(method, "a", 1, 2), TypeError, "payload"),
+    ]
+for method in ("emit", "emit_async"):
+    ROWS += [
         (call(method, "a", payload=1), TypeError, "keyword"),
+        (call(method, name="a"), TypeError, "keyword"),
+    ]
+for method in ("collect", "collect_async"):
+    ROWS += [
+        (call(method, payload=1), TypeError, "name"),
+        (call(method, "a", bogus=1), TypeError, "bogus"),
+        (call(method, "a", 1, payload=1), TypeError, "payload"),
+        (call(method, "a", name="a"), TypeError, "name"),
+    ]
+for method in ("handlers", "has_handlers", "emitter"):
+    ROWS += [
+        (call(method), TypeError, "name"),
+        (call(method, "a", 1), TypeError, "name"),
+        (call(method, "a", payload=1), TypeError, "payload"),
+        (call(method, "a", name="a"), TypeError, "name"),
     ]
 ROWS += [
     (lambda bus: bus.emitter("a")(1, 2), TypeError, "payload"),
@@ -202,7 +220,7 @@ ROWS += [
     *[(call(method), TypeError, "one object") for method in ("publish", "publish_async")],
     *[(call(method, 1, 2), TypeError, "one object") for method in ("publish", "publish_async")],
     (call("emit_threadsafe"), TypeError, "name"),
-    (call("emit_threadsafe", "a", payload=1), TypeError, "payload"),
+    (call("emit_threadsafe", "a", 1, payload=1), TypeError, "payload"),
 ]
 
 # Loops, looking back, waiting.
