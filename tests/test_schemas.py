@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import importlib.metadata
 import os
 import pickle
 import subprocess
@@ -377,6 +378,13 @@ class TestMemory:
         gc.collect()
         with pytest.raises(EventSchemaError):
             bus.emit("event0", BAD)
+
+
+def test_the_package_depends_on_nothing_but_extras() -> None:
+    needed = importlib.metadata.requires("agent-event-bus") or []
+    assert [line for line in needed if "extra ==" not in line] == []
+    extras = importlib.metadata.metadata("agent-event-bus").get_all("Provides-Extra") or []
+    assert {"pydantic", "msgspec"} <= set(extras)
 
 
 def test_neither_library_is_imported_before_a_schema_needs_it() -> None:

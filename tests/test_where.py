@@ -142,6 +142,28 @@ class TestMapping:
         assert bus.emit("a", payload) == 0
         assert payload == {}
 
+    @pytest.mark.parametrize("payload", [{"tool": "read", "ok": 1}, ToolEnd("read", True)], ids=str)
+    def test_it_is_compared_without_running_python_code(
+        self, bus: EventBus, payload: object
+    ) -> None:
+        bus.on("a", print, where={"ok": True, "tool": "search"})
+        bus.on("a", print, where={"missing": 1})
+        bus.emit("a", payload)
+        calls: list[str] = []
+
+        def python_calls() -> int:
+            calls.clear()
+            sys.setprofile(lambda frame, event, arg: calls.append(event))
+            try:
+                bus.emit("a", payload)
+            finally:
+                sys.setprofile(None)
+            return calls.count("call")
+
+        assert python_calls() == 0
+        bus.on("a", print, where=lambda payload: False)
+        assert python_calls() == 1
+
     def test_an_identical_value_is_equal_as_in_a_dict(self, bus: EventBus) -> None:
         nan = float("nan")
         bus.on("a", note([], "called"), where={"x": nan})
