@@ -19,6 +19,8 @@ from agent_event_bus import EventBus
 def use(bus: EventBus) -> None:
     """Everything a child does with a bus it inherited."""
     log: list[object] = []
+    assert bus.stats()["pending"] == 0
+    assert bus.pending() == []
 
     async def handler(payload: object) -> None:
         await asyncio.sleep(0)
@@ -139,7 +141,7 @@ def fork_while_a_thread_emits() -> None:
 
 logging.getLogger("quiet").setLevel(logging.CRITICAL + 1)
 if sys.argv[1] == "pending":
-    asyncio.run(fork_with_pending(EventBus()))
+    asyncio.run(fork_with_pending(EventBus(max_pending=2)))
 elif sys.argv[1] == "pending_limited":
     asyncio.run(fork_with_pending(EventBus(max_concurrency=1)))
 elif sys.argv[1] == "thread":
