@@ -24,6 +24,7 @@ from agent_event_bus._types import (
     BinaryT,
     Decorator,
     EveryEvent,
+    KeyT,
     MixedList,
     Options,
     OptionsOfOnce,
@@ -437,6 +438,16 @@ class EventBus(_core.EventBus):
     def subscribe(
         self,
         keys: MixedList,
+        handler: Unary[Any, object],
+        /,
+        *,
+        envelope: Literal[False] = False,
+        **options: Unpack[Options[Any]],
+    ) -> Subscription: ...
+    @overload
+    def subscribe(  # a variable of some of the types of keys: list[str | type[Any]]
+        self,
+        keys: list[KeyT],
         handler: Unary[Any, object],
         /,
         *,

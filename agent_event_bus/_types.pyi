@@ -30,6 +30,7 @@ Typed: TypeAlias = EventKey[T] | type[T]
 TypedList: TypeAlias = list[EventKey[T]] | list[type[T]] | tuple[EventKey[T] | type[T], ...]
 Name: TypeAlias = str | Enum | EventKey[Any]
 Key: TypeAlias = str | Enum | EventKey[Any] | type[Any]
+KeyT = TypeVar("KeyT", bound=Key)
 MixedList: TypeAlias = list[Key] | tuple[Key, ...]
 AnyList: TypeAlias = list[Any] | tuple[Any, ...]
 
@@ -65,7 +66,11 @@ class Accepts(Protocol[T_contra, P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 class Decorator(Protocol[T_co]):
-    """Subscribes a callable that takes one T, and gives it back as it is."""
+    """Subscribes a callable that takes one T, and gives it back as it is.
+
+    mypy finds no P for a callable that is exactly the first form of Accepts. A second overload,
+    with a Callable, would take that, but have mypy forget the types of handlers that take an Any.
+    """
 
     def __call__(self, handler: Accepts[T_co, P, R], /) -> Callable[P, R]: ...
 

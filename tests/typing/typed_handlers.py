@@ -64,6 +64,9 @@ def takes_nothing() -> None: ...
 def takes_everything(*args: Any) -> None: ...
 
 
+def takes_tool_by_position(payload: ToolCalled, /) -> None: ...
+
+
 class Tracker:
     def method(self, payload: ToolCalled) -> None: ...
 
@@ -96,6 +99,22 @@ async def decorated_under_an_event_key(bus: EventBus, tool: ToolCalled) -> None:
     assert_type(enveloped(event=Event(TOOL, tool)), str)
     assert_type(bus.on(TOOL)(Tracker().method)(payload=tool), None)
     assert_type(await asynchronous(payload=tool), int)
+
+    @bus.on(TOOL)
+    def untyped(payload: Any) -> int:
+        return 1
+
+    @bus.on(TOOL)
+    def positional(payload: ToolCalled, /, retries: int = 0) -> int:
+        return 1
+
+    assert_type(untyped(payload=tool), int)
+    assert_type(positional(tool, retries=1), int)
+
+    # Right, but refused by mypy.
+    bus.on(TOOL)(takes_tool_by_position)  # type: ignore[arg-type]
+    bus.on(TOOL, takes_tool_by_position)
+
     plain(payload=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     bus.on(TOOL)(takes_model)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -267,7 +286,12 @@ def called_with_text(bus: EventBus, name: str, anything: Any, flag: bool) -> Non
 # always checked.
 
 
-def called_with_a_list(bus: EventBus, names: list[str], members: tuple[Names, ...]) -> None:
+def called_with_a_list(
+    bus: EventBus, names: list[str], members: tuple[Names, ...], mixed: list[str | type[Any]]
+) -> None:
+    bus.subscribe(mixed, takes_tool)
+    bus.subscribe(mixed, takes_event, envelope=True)
+    bus.subscribe(mixed, takes_name_and_payload)  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert_type(bus.subscribe([TOOL, TOOL], lambda payload: payload.tool), Subscription)
     bus.subscribe((ToolCalled, SearchCalled), takes_tool)
     bus.subscribe([TOOL, MODEL], takes_object)
