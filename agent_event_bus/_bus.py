@@ -142,8 +142,8 @@ class EventBus(CoreBus):
 
         Returns:
             A future of what ``emit_async`` returns: how many handlers were called. It also gets the
-            ``ValueError`` or ``TypeError`` for a bad name. Waiting for it in the thread of the loop
-            itself would never end.
+            errors for a bad name and for a payload that does not fit. Waiting for it in the thread
+            of the loop itself would never end.
 
         Raises:
             RuntimeError: The bus is bound to no loop, or to one that is closed.

@@ -24,16 +24,17 @@ PyDoc_STRVAR(
     bus_on_doc,
     "on($self, key, handler=None, /, *, priority=0, once=False, weak=False, where=None,\n"
     "   envelope=False, isolate=True, timeout=None, offload=False)\n--\n\n"
-    "Subscribe a handler to an event name, to a pattern of names, to every event with \"*\", or "
-    "to\n"
-    "the published objects of a class.\n\n"
+    "Subscribe a handler to an event name, to a pattern of names, to every event with \"*\", or\n"
+    "to the published objects of a class.\n\n"
     "Return the handler unchanged, or a decorator when no handler is given. The handler is\n"
     "called with the payload, under a pattern or \"*\" with (event_name, payload), and with an\n"
-    "Event when envelope is true. Lower priority runs first, equal ones in order of registration; "
-    "once\n"
-    "ends the subscription at its first delivery; timeout is how many seconds an async delivery\n"
-    "may take, by default the handler_timeout of the bus; offload runs a sync handler in a worker\n"
-    "thread where there is an event loop to wait for it.\n\n"
+    "Event when envelope is true. Lower priority runs first, equal ones in order of\n"
+    "registration; once ends the subscription at its first delivery; weak ends it when nobody\n"
+    "else holds the handler; where, a mapping of fields to values or a callable that gets the\n"
+    "payload, says which payloads are delivered; isolate=False makes the handler a guard, whose\n"
+    "errors propagate to the emitter; timeout is how many seconds an async delivery may take, by\n"
+    "default the handler_timeout of the bus; offload runs a sync handler in a worker thread where\n"
+    "there is an event loop to wait for it.\n\n"
     "Raises ValueError or TypeError for a bad key, TypeError for a handler that is not\n"
     "callable, is a generator function, is a coroutine function to be offloaded, or is sync on\n"
     "an async_only bus, UnknownEventError for a name that a strict bus does not know, and\n"
@@ -192,9 +193,10 @@ PyDoc_STRVAR(
     "Deliver an event; return how many handlers were called or started, failing ones included.\n\n"
     "Sync handlers run inline, in order. Async ones become tasks of the loop running in this\n"
     "thread, else of the bound loop, else run to completion here. No Exception of a handler\n"
-    "leaves this call: each is logged. Raises ValueError or TypeError for a bad name,\n"
-    "EventSchemaError for a payload that does not fit the schema of the event, UnknownEventError\n"
-    "for a name that a strict bus does not know, and RuntimeError on an async_only bus.");
+    "leaves this call, unless it is a guard (isolate=False): each is logged. Raises ValueError or\n"
+    "TypeError for a bad name, EventSchemaError for a payload that does not fit the schema of the\n"
+    "event, UnknownEventError for a name that a strict bus does not know, and RuntimeError on an\n"
+    "async_only bus.");
 
 static PyObject *
 bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
@@ -276,7 +278,8 @@ PyDoc_STRVAR(bus_emitter_doc,
              "emitter($self, /, name)\n--\n\n"
              "Return an Emitter of one event name: emitter(payload) does what emit(name, payload)\n"
              "does, without looking the name up again.\n\n"
-             "Raises ValueError or TypeError for a bad name.");
+             "Raises ValueError or TypeError for a bad name, and UnknownEventError for one that a\n"
+             "strict bus does not know.");
 
 static PyObject *
 bus_emitter(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
