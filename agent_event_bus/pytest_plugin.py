@@ -74,7 +74,7 @@ class BusWatch:
     def of_test(cls, item: pytest.Item) -> BusWatch:
         """Return one for a test, by its markers and the settings.
 
-        A marker with an argument that there is none of fails the test.
+        A marker with an argument that there is none of, or that is no bool, fails the test.
         """
         chosen = {name: bool(item.config.getini(f"event_bus_{name}")) for name in _SETTINGS}
         for marker in reversed(list(item.iter_markers("event_bus"))):  # the closest one last
@@ -85,6 +85,12 @@ class BusWatch:
                     f"the marker event_bus takes {' and '.join(_SETTINGS)}, not {unknown[0]}",
                     pytrace=False,
                 )
+            for name, value in marker.kwargs.items():
+                if not isinstance(value, bool):
+                    pytest.fail(
+                        f"the marker event_bus takes True or False for {name}, not {value!r}",
+                        pytrace=False,
+                    )
             chosen.update(marker.kwargs)
         return cls(**chosen)
 

@@ -59,6 +59,12 @@ class TestByHand:
         first["name"] = "changed"
         assert event.to_dict()["name"] == "a"
 
+    def test_it_is_compared_by_identity_and_never_by_its_payload(self) -> None:
+        event = Event("a", [1], 1, 2.0)
+        assert event == event
+        assert event != Event("a", event.payload, 1, 2.0)
+        assert {event: "found"}[event] == "found"
+
     @pytest.mark.parametrize("attribute", ["name", "payload", "seq", "timestamp", "extra"])
     def test_it_is_immutable(self, attribute: str) -> None:
         event = Event("a", 1, 2, 3.0)

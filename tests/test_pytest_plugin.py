@@ -270,6 +270,16 @@ class TestHandlerErrors:
             [f"the marker event_bus takes fail_on_handler_error and fail_on_leak, not {name}"]
         )
 
+    @pytest.mark.parametrize("name", ["fail_on_handler_error", "fail_on_leak"])
+    def test_a_marker_with_a_value_that_is_no_bool_is_an_error(
+        self, pytester: pytest.Pytester, name: str
+    ) -> None:
+        result = run(pytester, self.marked(f"{name}='false'"))
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(
+            [f"the marker event_bus takes True or False for {name}, not 'false'"]
+        )
+
     def test_caplog_and_on_error_work_as_ever(self, pytester: pytest.Pytester) -> None:
         result = run(
             pytester,

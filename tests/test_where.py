@@ -92,6 +92,13 @@ class TestMapping:
         assert bus.emit("a", payload) == 1
         assert got[0] is payload
 
+    def test_a_field_with_a_dot_is_one_name_and_no_path(self, bus: EventBus) -> None:
+        got: list[Any] = []
+        bus.on("a", got.append, where={"args.query": "x"})
+        bus.emit("a", {"args": {"query": "x"}})
+        bus.emit("a", {"args.query": "x"})
+        assert got == [{"args.query": "x"}]
+
     @pytest.mark.parametrize(
         "payload",
         [
