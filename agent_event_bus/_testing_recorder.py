@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, overload
 
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    Key = Union[str, Enum, type[Any], Sequence[Any]]
-    Where = Union[Mapping[str, Any], Callable[[Any], object], None]
+    from agent_event_bus._types import T, Typed, TypedList, Where
+    from agent_event_bus.keys import EventKey
+
+    AnyKey = Union[str, Enum, EventKey[Any], type[Any], Sequence[Any]]
+    UntypedKey = Union[str, Enum, Sequence[Any]]
 
 __all__ = ["EventRecorder", "record_events"]
 
@@ -46,7 +49,7 @@ class EventRecorder(Sequence[Event]):
     recorded stays. Dropping it stops recording, too.
     """
 
-    def __init__(self, bus: EventBus, key: Key = "*") -> None:
+    def __init__(self, bus: EventBus, key: AnyKey = "*") -> None:
         self._tape = _Tape()
         self._published = _Published()
         # The mark comes first, or an event could be looked at that lacks it.
@@ -67,7 +70,13 @@ class EventRecorder(Sequence[Event]):
         """The payloads of the events, in order."""
         return [event.payload for event in self]
 
-    def matching(self, key: Key, *, where: Where = None) -> list[Event]:
+    @overload
+    def matching(
+        self, key: Typed[T] | TypedList[T], *, where: Where[T] = None
+    ) -> list[Event[T]]: ...
+    @overload
+    def matching(self, key: UntypedKey, *, where: Where[Any] = None) -> list[Event[Any]]: ...
+    def matching(self, key: AnyKey, *, where: Where[Any] = None) -> list[Event[Any]]:
         """Return the events that a handler with this key and condition would have got.
 
         Args:
@@ -79,9 +88,17 @@ class EventRecorder(Sequence[Event]):
         """
         return self._search(key, where).matches
 
+    @overload
     def assert_emitted(
-        self, key: Key, *, where: Where = None, times: int | None = None
-    ) -> list[Event]:
+        self, key: Typed[T] | TypedList[T], *, where: Where[T] = None, times: int | None = None
+    ) -> list[Event[T]]: ...
+    @overload
+    def assert_emitted(
+        self, key: UntypedKey, *, where: Where[Any] = None, times: int | None = None
+    ) -> list[Event[Any]]: ...
+    def assert_emitted(
+        self, key: AnyKey, *, where: Where[Any] = None, times: int | None = None
+    ) -> list[Event[Any]]:
         """Assert that an event has been emitted, or an object published.
 
         Args:
@@ -106,7 +123,13 @@ class EventRecorder(Sequence[Event]):
             raise AssertionError(self._complaint(found, times))
         return found.matches
 
-    def assert_not_emitted(self, key: Key, *, where: Where = None) -> None:
+    @overload
+    def assert_not_emitted(
+        self, key: Typed[T] | TypedList[T], *, where: Where[T] = None
+    ) -> None: ...
+    @overload
+    def assert_not_emitted(self, key: UntypedKey, *, where: Where[Any] = None) -> None: ...
+    def assert_not_emitted(self, key: AnyKey, *, where: Where[Any] = None) -> None:
         """Assert that no event matches: ``assert_emitted`` with ``times=0``."""
         __tracebackhide__ = True
         self.assert_emitted(key, where=where, times=0)
@@ -159,7 +182,7 @@ class EventRecorder(Sequence[Event]):
         state = f", {self._tape.ended}" if self._tape.ended else ""
         return f"<EventRecorder: {self._summary()}{state}>"
 
-    def _search(self, key: Key, where: Where) -> _Search:
+    def _search(self, key: AnyKey, where: Where[Any]) -> _Search:
         return _Search(list(self._tape.events), self._published.numbers, key, where)
 
     def _summary(self) -> str:
@@ -196,7 +219,7 @@ def _check_times(times: object) -> None:
         raise ValueError(f"times must be at least 0, not {times}")
 
 
-def record_events(bus: EventBus, key: Key = "*") -> EventRecorder:
+def record_events(bus: EventBus, key: AnyKey = "*") -> EventRecorder:
     """Record the events of a bus from now on.
 
     A recorder sees an event before the handlers do, and what a guard refuses, too. It is subscribed
