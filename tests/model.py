@@ -63,7 +63,6 @@ class Emission:
             await group.settled()
         except BaseException as error:
             self.stopped = True
-            self.bus.cancelled += len(pending)
             for turn in (*ready, *pending, *self.turns):
                 if turn.awaitable is not None:
                     turn.awaitable.close()
