@@ -142,7 +142,7 @@ check_async(aeb_subscription *sub)
     if (sub->is_async) {
         return 0;
     }
-    PyObject *name = aeb_handler_name(sub->handler);
+    PyObject *name = aeb_subscription_handler_name(sub);
     if (name != NULL) {
         PyErr_Format(PyExc_TypeError,
                      "handler %U is sync, and the bus is async_only: make it a coroutine function, "

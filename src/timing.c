@@ -96,7 +96,7 @@ find_latency(aeb_bus *bus, PyObject *name)
 int
 aeb_timing_prepare_latency(aeb_bus *bus, aeb_subscription *sub)
 {
-    PyObject *name = aeb_handler_name(sub->handler);
+    PyObject *name = aeb_subscription_handler_name(sub);
     aeb_latency *latency = name == NULL ? NULL : find_latency(bus, name);
     Py_XDECREF(name);
     if (latency == NULL) {

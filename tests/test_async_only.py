@@ -70,9 +70,12 @@ class TestRefusingSyncHandlers:
                 subscribe()
         assert len(async_only) == 0
 
-    def test_the_error_names_the_handler_and_both_ways_out(self, async_only: EventBus) -> None:
+    @pytest.mark.parametrize("weak", [False, True])
+    def test_the_error_names_the_handler_and_both_ways_out(
+        self, async_only: EventBus, weak: bool
+    ) -> None:
         with pytest.raises(TypeError) as caught:
-            async_only.on("a", sync)
+            async_only.on("a", sync, weak=weak)
         assert str(caught.value) == (
             "handler sync is sync, and the bus is async_only: make it a coroutine function, or "
             "subscribe it with offload=True"
