@@ -13,6 +13,12 @@ from helpers import soon, turns
 from agent_event_bus import EventBus
 
 
+@pytest.fixture(autouse=True)
+def all_is_seen() -> None:
+    """Have a look at the heap find what earlier files of tests have left for reuse, too."""
+    gc.unfreeze()
+
+
 def found_by_gc(type_name: str) -> Iterator[Any]:
     """Find the objects of a type of the core that a look at the heap shows."""
     return (obj for obj in gc.get_objects() if type(obj).__name__ == type_name)
