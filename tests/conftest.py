@@ -57,6 +57,16 @@ def records() -> Iterator[list[logging.LogRecord]]:
 
 
 @pytest.fixture
+def quiet_reports() -> Iterator[None]:
+    """Keep the reports of failing handlers out of the test's output."""
+    logger = logging.getLogger("agent_event_bus")
+    before = logger.propagate
+    logger.propagate = False
+    yield
+    logger.propagate = before
+
+
+@pytest.fixture
 def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The exceptions that were handed to ``sys.unraisablehook``, in order."""
     seen: list[Any] = []

@@ -9,45 +9,13 @@ import threading
 import tracemalloc
 import warnings
 import weakref
-from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 from helpers import LoopThread, anote, failing, is_gone, note, recorder, soon
+from publishing import Inbound, Message, Way, both, class_named
 
 from agent_event_bus import EventBus, EventSchemaError, UnknownEventError
-
-
-@dataclass
-class Message:
-    """What the handlers of these tests are subscribed to."""
-
-    text: str = ""
-
-
-class Inbound(Message):
-    """A message that came in."""
-
-
-def publish(bus: Any, obj: object) -> int:
-    """Publish in the sync way."""
-    called: int = bus.publish(obj)
-    return called
-
-
-def publish_async(bus: Any, obj: object) -> int:
-    """Publish in the async way, in a loop of its own."""
-    called: int = asyncio.run(bus.publish_async(obj))
-    return called
-
-
-both = pytest.mark.parametrize("way", [publish, publish_async], ids=["publish", "publish_async"])
-Way = Callable[[Any, object], int]
-
-
-def class_named(qualname: str) -> type[Any]:
-    """Return a new class of this qualified name."""
-    return type("Named", (), {"__qualname__": qualname})
 
 
 class TestOptions:

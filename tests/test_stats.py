@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from typing import Any
 
@@ -11,6 +10,8 @@ import pytest
 from helpers import LoopThread, anote, failing, note, soon, turns
 
 from agent_event_bus import EventBus
+
+pytestmark = pytest.mark.usefixtures("quiet_reports")
 
 SHORT = 0.05
 """Seconds: long enough for a handler to reach its first suspension, and no more."""
@@ -32,16 +33,6 @@ def counted(bus: EventBus, **expected: int) -> None:
     stats = bus.stats()
     found = {name: stats[name] for name in COUNTS if name != "subscriptions" and stats[name]}
     assert found == {name: count for name, count in expected.items() if count}
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Any:
-    """Keep the reports of failing handlers out of the test's output."""
-    logger = logging.getLogger("agent_event_bus")
-    before = logger.propagate
-    logger.propagate = False
-    yield
-    logger.propagate = before
 
 
 def test_a_new_bus_has_counted_nothing(bus: EventBus) -> None:

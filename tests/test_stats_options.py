@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from helpers import LoopThread, failing, soon, turns
 
 from agent_event_bus import EventBus, EventSchemaError, UnknownEventError
+
+pytestmark = pytest.mark.usefixtures("quiet_reports")
 
 
 class Job:
@@ -19,16 +19,6 @@ class Job:
 
 def ignore(*args: object) -> None:
     pass
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Keep the reports of failing handlers out of the test's output."""
-    logger = logging.getLogger("agent_event_bus")
-    before = logger.propagate
-    logger.propagate = False
-    yield
-    logger.propagate = before
 
 
 def counts(bus: EventBus) -> dict[str, int]:

@@ -18,6 +18,8 @@ from helpers import failing, is_gone, run_isolated, soon, turns
 
 from agent_event_bus import Event, EventBus
 
+pytestmark = pytest.mark.usefixtures("quiet_reports")
+
 ERROR = 1 / 16
 """By what part a percentile may be off."""
 PAUSE = 0.02
@@ -28,16 +30,6 @@ PAUSE = 0.02
 def bus() -> EventBus:
     """A bus that measures."""
     return EventBus(timing=True)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Keep the reports of failing handlers out of the test's output."""
-    logger = logging.getLogger("agent_event_bus")
-    before = logger.propagate
-    logger.propagate = False
-    yield
-    logger.propagate = before
 
 
 def latency(bus: EventBus) -> dict[str, dict[str, float]]:
