@@ -126,7 +126,7 @@ PyDoc_STRVAR(bus_handlers_doc,
              "handlers($self, /, name)\n--\n\n"
              "Return the subscriptions that an event of this name reaches, in the order they run:\n"
              "sync handlers, then async ones. Raises ValueError or TypeError for what is no event\n"
-             "name.");
+             "name, and UnknownEventError for one that a strict bus does not know.");
 
 static PyObject *
 bus_handlers(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -246,7 +246,7 @@ PyDoc_STRVAR(
     "when\n"
     "the bus is bound to one. Raises RuntimeError when an async or offloaded handler matches "
     "inside\n"
-    "a running loop, and ValueError or TypeError for a bad name.");
+    "a running loop and on an async_only bus, and for a bad name or payload what emit() raises.");
 
 static PyObject *
 bus_collect(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)

@@ -93,6 +93,7 @@ PyObject *aeb_handler_name(PyObject *handler);
 
 /* The same of a subscription's handler, also when it was held weakly and is gone. */
 PyObject *aeb_subscription_handler_name(aeb_subscription *sub);
+
 /* The qualified name of a class, as exact str.  Runs no Python code, not that of a metaclass
  * either.  A new reference, or NULL. */
 PyObject *aeb_class_name(PyTypeObject *type);
