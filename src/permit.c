@@ -187,7 +187,9 @@ static void
 start_next(aeb_bus *bus)
 {
     PyObject *exc = aeb_take_exception();
-    while (bus->first_queued != NULL && bus->n_permits < bus->max_concurrency) {
+    /* A bus that was initialised again may have lost its limit meanwhile. */
+    while (bus->first_queued != NULL &&
+           (bus->max_concurrency == 0 || bus->n_permits < bus->max_concurrency)) {
         aeb_handler_task *delivery = bus->first_queued;
         unlink_delivery(bus, delivery);
         if (delivery->status == AEB_HANDLER_DONE) { /* its owner is being told, and got us here */

@@ -191,3 +191,23 @@ class TestLeavingTheQueue:
         await soon(bus.aclose())
         assert gate.ended == "cancelled"
         assert log == []
+
+
+async def test_what_is_queued_begins_when_the_limit_is_gone() -> None:
+    bus = EventBus(max_concurrency=1)
+    log: list[object] = []
+    release = asyncio.Event()
+
+    async def handler(payload: object) -> None:
+        await release.wait()
+        log.append(payload)
+
+    bus.on("a", handler)
+    bus.emit("a", 1)
+    bus.emit("a", 2)
+    bus.emit("a", 3)
+    await turns()
+    bus.__init__()  # type: ignore[misc]
+    release.set()
+    assert await bus.drain(timeout=5) == []
+    assert log == [1, 2, 3]
