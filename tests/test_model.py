@@ -444,7 +444,7 @@ class ModelWorld(World):
         result = super().drop(number)
         if self.has_collected:  # the outcomes of the model are in cycles with their tracebacks
             gc.collect()
-            self.has_collected = False
+            self.has_collected = bool(self.running)  # then this may be inside a collect
         return result
 
     def act(self, op: Any) -> Any:
