@@ -2,6 +2,7 @@
 #include "bus.h"
 
 #include "bus_init.h"
+#include "bus_support.h"
 #include "collect.h"
 #include "emission.h"
 #include "emitter.h"
@@ -297,94 +298,6 @@ PyDoc_STRVAR(
     "Set the event loop that runs async handlers of emit() calls made in threads without a\n"
     "running one; None unbinds. Raises TypeError for what is no event loop.");
 
-/* ---- what agent_event_bus._bus builds its methods from --------------------------------------- */
-
-static PyObject *
-bus_define_event(aeb_bus *self, PyObject *args)
-{
-    PyObject *name, *schema, *checker;
-    if (!PyArg_ParseTuple(args, "OOO:_define_event", &name, &schema, &checker) ||
-        aeb_schema_define(self, name, schema, checker) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-bus_counts(aeb_bus *self, PyObject *Py_UNUSED(ignored))
-{
-    return aeb_registry_counts(self);
-}
-
-static PyObject *
-bus_pending(aeb_bus *self, PyObject *Py_UNUSED(ignored))
-{
-    return aeb_schedule_pending(self);
-}
-
-static PyObject *
-bus_own_delivery(aeb_bus *self, PyObject *Py_UNUSED(ignored))
-{
-    PyObject *own;
-    if (aeb_schedule_own_delivery(self, &own) < 0) {
-        return NULL;
-    }
-    return own != NULL ? own : Py_NewRef(Py_None);
-}
-
-static PyObject *
-bus_when_idle(aeb_bus *self, PyObject *args)
-{
-    PyObject *callback;
-    int ignore_parked;
-    if (!PyArg_ParseTuple(args, "Op:_when_idle", &callback, &ignore_parked) ||
-        aeb_schedule_when_idle(self, callback, ignore_parked) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-bus_forget_idle(aeb_bus *self, PyObject *callback)
-{
-    aeb_schedule_forget_callback(self, callback);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-bus_park(aeb_bus *self, PyObject *args)
-{
-    PyObject *delivery;
-    int parked;
-    if (!PyArg_ParseTuple(args, "Op:_park", &delivery, &parked) ||
-        aeb_schedule_park(self, delivery, parked) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-bus_give_up_permits(aeb_bus *self, PyObject *Py_UNUSED(ignored))
-{
-    if (aeb_permit_give_up_own(self) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-bus_close(aeb_bus *self, PyObject *Py_UNUSED(ignored))
-{
-    self->closed = self->emit_barred = true;
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-bus_subscriptions(aeb_bus *self, PyObject *Py_UNUSED(ignored))
-{
-    return aeb_registry_find(self, NULL, NULL);
-}
-
 /* ---- the object ------------------------------------------------------------------------------ */
 
 static PyObject *
@@ -505,30 +418,28 @@ static PyMethodDef bus_methods[] = {
     {"bind_loop", AEB_METHOD(aeb_bus_bind_loop), METH_O, bus_bind_loop_doc},
     {"_own_methods", AEB_METHOD(bus_own_methods), METH_NOARGS | METH_CLASS,
      PyDoc_STR("_own_methods($type, /)\n--\n\nMake calls of emit and its like direct.")},
-    {"_define_event", AEB_METHOD(bus_define_event), METH_VARARGS,
+    {"_define_event", AEB_METHOD(aeb_bus_define_event), METH_VARARGS,
      PyDoc_STR("_define_event(name, schema, checker)\n\nDeclare an event; see schema.h.")},
     {"_subscribe_internal", AEB_METHOD(bus_subscribe_internal), METH_FASTCALL | METH_KEYWORDS,
      PyDoc_STR("_subscribe_internal($self, key_or_keys, handler, /, **options)\n--\n\n"
                "subscribe(), which an async_only bus refuses nothing.")},
-    {"_counts", AEB_METHOD(bus_counts), METH_NOARGS,
-     PyDoc_STR("_counts($self, /)\n--\n\nHow many events of each name were emitted.")},
-    {"_pending", AEB_METHOD(bus_pending), METH_NOARGS,
+    {"_pending", AEB_METHOD(aeb_bus_pending), METH_NOARGS,
      PyDoc_STR(
          "_pending($self, /)\n--\n\nThe deliveries that emit scheduled and that are not over.")},
-    {"_own_delivery", AEB_METHOD(bus_own_delivery), METH_NOARGS,
+    {"_own_delivery", AEB_METHOD(aeb_bus_own_delivery), METH_NOARGS,
      PyDoc_STR("_own_delivery($self, /)\n--\n\nThe pending delivery that the caller is part of.")},
-    {"_when_idle", AEB_METHOD(bus_when_idle), METH_VARARGS,
+    {"_when_idle", AEB_METHOD(aeb_bus_when_idle), METH_VARARGS,
      PyDoc_STR("_when_idle(callback, ignore_parked)\n\nCall it once, when nothing is pending.")},
-    {"_forget_idle", AEB_METHOD(bus_forget_idle), METH_O,
+    {"_forget_idle", AEB_METHOD(aeb_bus_forget_idle), METH_O,
      PyDoc_STR("_forget_idle($self, callback, /)\n--\n\nTake back a call of _when_idle.")},
-    {"_give_up_permits", AEB_METHOD(bus_give_up_permits), METH_NOARGS,
+    {"_give_up_permits", AEB_METHOD(aeb_bus_give_up_permits), METH_NOARGS,
      PyDoc_STR("_give_up_permits($self, /)\n--\n\nThe calling handler makes room for others.")},
-    {"_park", AEB_METHOD(bus_park), METH_VARARGS,
+    {"_park", AEB_METHOD(aeb_bus_park), METH_VARARGS,
      PyDoc_STR(
          "_park(delivery, parked)\n\nDo not count a delivery that waits for the bus itself.")},
-    {"_close", AEB_METHOD(bus_close), METH_NOARGS,
+    {"_close", AEB_METHOD(aeb_bus_close), METH_NOARGS,
      PyDoc_STR("_close($self, /)\n--\n\nDeliver nothing from now on.")},
-    {"_subscriptions", AEB_METHOD(bus_subscriptions), METH_NOARGS,
+    {"_subscriptions", AEB_METHOD(aeb_bus_subscriptions), METH_NOARGS,
      PyDoc_STR("_subscriptions($self, /)\n--\n\nThe active subscriptions.")},
     {NULL, NULL, 0, NULL},
 };
