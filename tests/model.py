@@ -98,12 +98,13 @@ class Emission:
         sub, event, late = turn.subscription, self.event, turn.awaitable
         try:
             if late is None:
-                if (handler := sub.handler) is None or not (sub.subscribed or sub.once):
+                if sub.handler is None or not (sub.subscribed or sub.once):
                     return  # it was scheduled, and has ended since
                 sub.calls += 1
                 named = not sub.envelope and event.form(sub.keys) == "named"
                 argument = event if sub.envelope else event.payload
-                late = handler(event.name, argument) if named else handler(argument)
+                # Called without a name, which a traceback would keep alive.
+                late = sub.handler(event.name, argument) if named else sub.handler(argument)
                 if inspect.isawaitable(late) and not sub.is_async:
                     turn.awaitable = late
                     self.turns = sorted([*self.turns, turn], key=Turn.order)
