@@ -440,12 +440,20 @@ class ModelWorld(World):
     def run(self, main: Any) -> None:
         self.bus.run(main)
 
+    def step(self, op: Any, in_loop: bool) -> None:
+        super().step(op, in_loop)
+        self.let_go()
+        self.has_collected = False
+
     def drop(self, number: int) -> Any:
         result = super().drop(number)
-        if self.has_collected:  # the outcomes of the model are in cycles with their tracebacks
-            gc.collect()
-            self.has_collected = bool(self.running)  # then this may be inside a collect
+        self.let_go()
         return result
+
+    def let_go(self) -> None:
+        """Release the outcomes of the model, which are in cycles with their tracebacks."""
+        if self.has_collected:
+            gc.collect()
 
     def act(self, op: Any) -> Any:
         what, first, *rest = op
