@@ -22,6 +22,7 @@ import enum
 import gc
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def shown(value: Any) -> Any:
     return value
 
 
-class World:
+class World(ABC):
     """A bus of either kind, with handlers and subscriptions, and all that has been seen there."""
 
     def __init__(self, scripts: list[Script]) -> None:
@@ -171,21 +172,21 @@ class World:
 
     # What differs between the two.
 
-    def make_bus(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def make_bus(self) -> Any: ...
 
-    def run(self, main: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, main: Any) -> None: ...
 
+    @abstractmethod
     def act(self, op: Any) -> Any:
         """Emit in one way or another."""
-        raise NotImplementedError
 
-    def stats(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def stats(self) -> Any: ...
 
-    def loop_runs(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def loop_runs(self) -> bool: ...
 
     # Handlers.
 

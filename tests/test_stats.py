@@ -28,7 +28,7 @@ COUNTS = (
 )
 
 
-def counted(bus: EventBus, **expected: int) -> None:
+def assert_counts(bus: EventBus, **expected: int) -> None:
     """Check that these counts are as expected and that all others are 0."""
     stats = bus.stats()
     found = {name: stats[name] for name in COUNTS if name != "subscriptions" and stats[name]}
@@ -63,13 +63,13 @@ def test_accepted_events_are_emitted_whether_or_not_anybody_listens(bus: EventBu
     bus.emit("a")
     bus.emit("b")
     bus.emitter("b")()
-    counted(bus, emitted=3, delivered=1)
+    assert_counts(bus, emitted=3, delivered=1)
 
 
 async def test_emissions_that_are_awaited_are_emitted(bus: EventBus) -> None:
     await bus.emit_async("a")
     bus.emit_async("a").close()
-    counted(bus, emitted=1)
+    assert_counts(bus, emitted=1)
 
 
 async def test_refused_events_are_not_emitted(bus: EventBus) -> None:
@@ -80,7 +80,7 @@ async def test_refused_events_are_not_emitted(bus: EventBus) -> None:
     await bus.aclose()
     bus.emit("a")
     await bus.emit_async("a")
-    counted(bus)
+    assert_counts(bus)
 
 
 def test_by_event_counts_each_name(bus: EventBus) -> None:
@@ -99,7 +99,7 @@ def test_handlers_called_are_delivered_and_failing_ones_failed_too(bus: EventBus
     bus.on("a", failing(ValueError()))
     bus.on("*", lambda name, payload: None)
     bus.emit("a")
-    counted(bus, emitted=1, delivered=3, failed=1)
+    assert_counts(bus, emitted=1, delivered=3, failed=1)
 
 
 async def test_async_handlers_are_counted_in_the_same_way(bus: EventBus) -> None:
@@ -121,11 +121,11 @@ async def test_async_handlers_are_counted_in_the_same_way(bus: EventBus) -> None
         raise ValueError
 
     assert await bus.emit_async("a") == 4
-    counted(bus, emitted=1, delivered=4, failed=2)
+    assert_counts(bus, emitted=1, delivered=4, failed=2)
     bus.emit("a")
-    counted(bus, emitted=2, delivered=4, failed=2, pending=4)
+    assert_counts(bus, emitted=2, delivered=4, failed=2, pending=4)
     await soon(bus.drain())
-    counted(bus, emitted=2, delivered=8, failed=4)
+    assert_counts(bus, emitted=2, delivered=8, failed=4)
 
 
 def test_async_handlers_that_run_to_completion_are_counted(bus: EventBus) -> None:
@@ -133,14 +133,14 @@ def test_async_handlers_that_run_to_completion_are_counted(bus: EventBus) -> Non
     bus.on("a", lambda payload: None, offload=True)
     bus.on("a", failing(ValueError()), offload=True)
     assert bus.emit("a") == 3
-    counted(bus, emitted=1, delivered=3, failed=1)
+    assert_counts(bus, emitted=1, delivered=3, failed=1)
 
 
 async def test_offloaded_handlers_are_counted(bus: EventBus) -> None:
     bus.on("a", lambda payload: None, offload=True)
     bus.on("a", failing(ValueError()), offload=True)
     assert await soon(bus.emit_async("a")) == 2
-    counted(bus, emitted=1, delivered=2, failed=1)
+    assert_counts(bus, emitted=1, delivered=2, failed=1)
 
 
 @pytest.mark.parametrize("error", [None, ValueError()])
@@ -153,7 +153,7 @@ async def test_a_handler_that_returns_an_awaitable_is_delivered_once(
 
     bus.on("a", lambda payload: work())
     await bus.emit_async("a")
-    counted(bus, emitted=1, delivered=1, failed=int(error is not None))
+    assert_counts(bus, emitted=1, delivered=1, failed=int(error is not None))
 
 
 def test_handlers_removed_before_their_turn_are_not_delivered(bus: EventBus) -> None:
@@ -164,7 +164,7 @@ def test_handlers_removed_before_their_turn_are_not_delivered(bus: EventBus) -> 
 
     bus.on("a", second)
     bus.emit("a")
-    counted(bus, emitted=1, delivered=1)
+    assert_counts(bus, emitted=1, delivered=1)
 
 
 async def test_handlers_before_an_error_that_propagates_are_delivered(bus: EventBus) -> None:
@@ -174,11 +174,11 @@ async def test_handlers_before_an_error_that_propagates_are_delivered(bus: Event
     bus.on("a", anote([], "never"))
     with pytest.raises(KeyboardInterrupt):
         bus.emit("a")
-    counted(bus, emitted=1, delivered=2)
+    assert_counts(bus, emitted=1, delivered=2)
     emission = bus.emit_async("a")
     with pytest.raises(KeyboardInterrupt):
         emission.send(None)
-    counted(bus, emitted=2, delivered=4)
+    assert_counts(bus, emitted=2, delivered=4)
 
 
 def test_async_handlers_before_an_error_that_propagates_are_delivered(bus: EventBus) -> None:
@@ -190,14 +190,14 @@ def test_async_handlers_before_an_error_that_propagates_are_delivered(bus: Event
     bus.on("a", anote([], "never"))
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(bus.emit_async("a"))
-    counted(bus, emitted=1, delivered=2)
+    assert_counts(bus, emitted=1, delivered=2)
 
 
 def test_nested_emissions_count_by_themselves(bus: EventBus) -> None:
     bus.on("outer", lambda payload: bus.emit("inner"))
     bus.on("inner", failing(ValueError()))
     bus.emit("outer")
-    counted(bus, emitted=2, delivered=2, failed=1)
+    assert_counts(bus, emitted=2, delivered=2, failed=1)
 
 
 @pytest.mark.parametrize("options", [{"timing": True}, {"slow_after": 60.0}, {"history": 3}])
@@ -210,11 +210,11 @@ async def test_a_bus_that_observes_more_counts_the_same(options: dict[str, Any])
     bus.on("a", lambda payload: asyncio.sleep(0))
     bus.on("a", lambda payload: None, offload=True)
     assert await soon(bus.emit_async("a")) == 5
-    counted(bus, emitted=1, delivered=5, failed=1)
+    assert_counts(bus, emitted=1, delivered=5, failed=1)
     bus.on("a", failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         bus.emit("a")
-    counted(bus, emitted=2, delivered=9, failed=2)
+    assert_counts(bus, emitted=2, delivered=9, failed=2)
 
 
 @pytest.mark.parametrize("way", ["emit", "emit_async"])
@@ -231,7 +231,7 @@ def test_handlers_that_a_guard_kept_from_starting_are_not_counted(bus: EventBus,
     with pytest.raises(PermissionError):
         emit("a")
     assert called == []
-    counted(bus, emitted=1, delivered=2, failed=1)
+    assert_counts(bus, emitted=1, delivered=2, failed=1)
 
 
 # cancelled and timed_out
@@ -250,7 +250,7 @@ async def test_a_handler_that_ends_cancelled_is_cancelled_and_did_not_fail(bus: 
         raise asyncio.CancelledError
 
     await bus.emit_async("a")
-    counted(bus, emitted=1, delivered=3, cancelled=3)
+    assert_counts(bus, emitted=1, delivered=3, cancelled=3)
 
 
 async def test_a_handler_that_is_cancelled_from_elsewhere_is_cancelled(bus: EventBus) -> None:
@@ -267,7 +267,7 @@ async def test_a_handler_that_is_cancelled_from_elsewhere_is_cancelled(bus: Even
     await turns()
     tasks[0].cancel()
     assert await soon(emission) == 1
-    counted(bus, emitted=1, delivered=1, cancelled=1)
+    assert_counts(bus, emitted=1, delivered=1, cancelled=1)
 
 
 async def test_the_handlers_of_a_cancelled_emission_are_cancelled(bus: EventBus) -> None:
@@ -282,7 +282,7 @@ async def test_the_handlers_of_a_cancelled_emission_are_cancelled(bus: EventBus)
     emission.cancel()
     with pytest.raises(asyncio.CancelledError):
         await emission
-    counted(bus, emitted=1, delivered=3, cancelled=2)
+    assert_counts(bus, emitted=1, delivered=3, cancelled=2)
 
 
 async def test_what_a_closed_bus_had_pending_is_cancelled(bus: EventBus) -> None:
@@ -293,9 +293,9 @@ async def test_what_a_closed_bus_had_pending_is_cancelled(bus: EventBus) -> None
     bus.emit("a")
     await turns()
     bus.emit("a")  # this one has not begun
-    counted(bus, emitted=2, delivered=1, pending=2)
+    assert_counts(bus, emitted=2, delivered=1, pending=2)
     await bus.aclose()  # without `soon`, which until 3.12 takes a turn before it begins
-    counted(bus, emitted=2, delivered=1, cancelled=2)
+    assert_counts(bus, emitted=2, delivered=1, cancelled=2)
 
 
 def test_what_a_closed_loop_left_behind_is_cancelled(bus: EventBus) -> None:
@@ -311,7 +311,7 @@ def test_what_a_closed_loop_left_behind_is_cancelled(bus: EventBus) -> None:
     loop.run_until_complete(emit())
     loop.close()
     assert asyncio.run(bus.drain()) == []
-    counted(bus, emitted=1, delivered=1, cancelled=1)
+    assert_counts(bus, emitted=1, delivered=1, cancelled=1)
 
 
 @pytest.mark.parametrize("swallows", [False, True])
@@ -328,7 +328,7 @@ async def test_a_timeout_is_neither_a_failure_nor_a_cancellation(
 
     (subscription,) = bus.handlers("a")
     await soon(bus.emit_async("a"))
-    counted(bus, emitted=1, delivered=1, timed_out=1)
+    assert_counts(bus, emitted=1, delivered=1, timed_out=1)
     assert subscription.failures == 1
 
 
@@ -341,13 +341,13 @@ async def test_a_failure_after_a_timeout_is_counted_as_the_timeout(bus: EventBus
             raise ValueError("while cleaning up")
 
     await soon(bus.emit_async("a"))
-    counted(bus, emitted=1, delivered=1, timed_out=1)
+    assert_counts(bus, emitted=1, delivered=1, timed_out=1)
 
 
 async def test_a_handler_that_times_out_in_its_first_step_is_not_counted(bus: EventBus) -> None:
     bus.on("a", anote([], "quick"), timeout=SHORT)
     await bus.emit_async("a")
-    counted(bus, emitted=1, delivered=1)
+    assert_counts(bus, emitted=1, delivered=1)
 
 
 # pending and dropped
@@ -362,14 +362,14 @@ async def test_pending_is_what_emit_has_scheduled_and_is_not_over(bus: EventBus)
 
     bus.emit("a")
     bus.emit("a")
-    counted(bus, emitted=2, pending=2)
+    assert_counts(bus, emitted=2, pending=2)
     emission = asyncio.ensure_future(bus.emit_async("a"))
     await turns()
-    counted(bus, emitted=3, delivered=3, pending=2)
+    assert_counts(bus, emitted=3, delivered=3, pending=2)
     gate.set()
     await soon(bus.drain())
     await soon(emission)
-    counted(bus, emitted=3, delivered=3)
+    assert_counts(bus, emitted=3, delivered=3)
 
 
 async def test_dropped_deliveries_are_not_delivered() -> None:
@@ -377,9 +377,9 @@ async def test_dropped_deliveries_are_not_delivered() -> None:
     bus.on("a", anote([], "kept"))
     bus.on("a", anote([], "dropped"))
     assert bus.emit("a") == 1
-    counted(bus, emitted=1, dropped=1, pending=1)
+    assert_counts(bus, emitted=1, dropped=1, pending=1)
     await soon(bus.drain())
-    counted(bus, emitted=1, delivered=1, dropped=1)
+    assert_counts(bus, emitted=1, delivered=1, dropped=1)
 
 
 # Where it is asked
@@ -404,7 +404,7 @@ async def test_a_closed_bus_can_still_be_asked(bus: EventBus) -> None:
     bus.on("a", lambda payload: None)
     bus.emit("a")
     await bus.aclose()
-    counted(bus, emitted=1, delivered=1)
+    assert_counts(bus, emitted=1, delivered=1)
 
 
 def test_two_buses_count_by_themselves() -> None:
@@ -412,8 +412,8 @@ def test_two_buses_count_by_themselves() -> None:
     first.on("a", lambda payload: second.emit("a"))
     second.on("a", failing(ValueError()))
     first.emit("a")
-    counted(first, emitted=1, delivered=1)
-    counted(second, emitted=1, delivered=1, failed=1)
+    assert_counts(first, emitted=1, delivered=1)
+    assert_counts(second, emitted=1, delivered=1, failed=1)
 
 
 @pytest.mark.usefixtures("eager_switching")
@@ -433,7 +433,7 @@ def test_threads_lose_no_count(bus: EventBus) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    counted(bus, emitted=1200, delivered=2400, failed=1200)
+    assert_counts(bus, emitted=1200, delivered=2400, failed=1200)
 
 
 def test_handlers_on_the_loop_of_another_thread_are_counted(
@@ -443,4 +443,4 @@ def test_handlers_on_the_loop_of_another_thread_are_counted(
     bus.on("a", anote([], "there"))
     assert bus.emit("a") == 1
     other.run(bus.drain())
-    counted(bus, emitted=1, delivered=1)
+    assert_counts(bus, emitted=1, delivered=1)
