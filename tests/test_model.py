@@ -38,6 +38,7 @@ from agent_event_bus import EventBus
 
 EXAMPLES = int(os.environ.get("AEB_MODEL_EXAMPLES", "150"))
 HISTORY = 6
+BATCH = 1000  # programs a test: what hypothesis keeps of them makes each further one slower
 FUEL = 15  # how many operations the handlers of one step may perform
 
 
@@ -578,14 +579,15 @@ programs = st.builds(
 )
 
 
+@pytest.mark.parametrize("batch", range(1, 1 + -(-EXAMPLES // BATCH)))
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=min(EXAMPLES, BATCH),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     report_multiple_bugs=False,
 )
-@given(programs)
-def test_the_bus_does_what_the_model_does(program: Program) -> None:
+@given(program=programs)
+def test_the_bus_does_what_the_model_does(program: Program, batch: int) -> None:
     real, modelled = RealWorld(program.scripts), ModelWorld(program.scripts)
     for op, in_loop in [*((op, False) for op in program.subscriptions), *program.steps]:
         modelled.step(op, in_loop)
