@@ -164,6 +164,7 @@ class World(ABC):
         self.late: Counter[Any] = Counter()  # what was logged by handlers that may have suspended
         self.fuel = FUEL
         self.in_loop = False
+        self.has_collected = False
         self.subs: list[Any] = []
         self.handler_names: dict[int, str] = {}
         self.running: list[int] = []
@@ -339,7 +340,13 @@ class World(ABC):
         if number in self.running or (self.running and self.scripts[number].suspends):
             return "runs"  # when its coroutine lets go of it depends on the version of Python
         self.owners[number] = None
+        self.let_go()
         return None
+
+    def let_go(self) -> None:
+        """Release outcomes, whose errors can be in cycles with their tracebacks."""
+        if self.has_collected:
+            gc.collect()
 
     def look(self, name: str) -> Any:
         """Look at what does not depend on handlers that have suspended."""
@@ -355,6 +362,7 @@ class World(ABC):
 
     def step(self, op: Any, in_loop: bool) -> None:
         self.fuel = FUEL
+        self.has_collected = False
         is_async = op[0].endswith("_async")
         self.in_loop = in_loop or is_async
         result: Any = None
@@ -375,6 +383,7 @@ class World(ABC):
             with pytest.raises(StopIteration):
                 main().send(None)
         self.log.append(("result", result))
+        self.let_go()
 
     def seen(self) -> dict[str, Any]:
         bus = self.bus
@@ -412,6 +421,7 @@ class RealWorld(World):
 
     def act(self, op: Any) -> Any:
         what, *args = op
+        self.has_collected |= what.startswith("collect")
         if what.startswith("emitter"):
             name, *rest = args
             emitter = self.bus.emitter(name)
@@ -426,8 +436,6 @@ class RealWorld(World):
 
 
 class ModelWorld(World):
-    has_collected = False
-
     def make_bus(self) -> Any:
         return model.Bus(self.on_report, HISTORY)
 
@@ -442,25 +450,10 @@ class ModelWorld(World):
     def run(self, main: Any) -> None:
         self.bus.run(main)
 
-    def step(self, op: Any, in_loop: bool) -> None:
-        super().step(op, in_loop)
-        self.let_go()
-        self.has_collected = False
-
-    def drop(self, number: int) -> Any:
-        result = super().drop(number)
-        self.let_go()
-        return result
-
-    def let_go(self) -> None:
-        """Release the outcomes of the model, which are in cycles with their tracebacks."""
-        if self.has_collected:
-            gc.collect()
-
     def act(self, op: Any) -> Any:
         what, first, *rest = op
-        emit = self.bus.emit_async if what.endswith("_async") else self.bus.emit
         self.has_collected |= what.startswith("collect")
+        emit = self.bus.emit_async if what.endswith("_async") else self.bus.emit
         if what.startswith("publish"):
             return emit(type(first).__qualname__, first, type(first))
         return emit(first, *rest, collects=what.startswith("collect"))
