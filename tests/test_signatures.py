@@ -135,7 +135,7 @@ POSITIONAL_ONLY: dict[str, Call] = {
     "publish_async": lambda bus: bus.publish_async(obj=1),
 }
 KEYWORD_ONLY: dict[str, Call] = {
-    "EventBus": lambda bus: EventBus("name", 10),  # type: ignore[call-arg]
+    "EventBus": lambda bus: type(bus)("name", 10),
     "on": lambda bus: bus.on("a", handler, 1),
     "once": lambda bus: bus.once("a", handler, 1),
     "subscribe": lambda bus: bus.subscribe("a", handler, 1),
