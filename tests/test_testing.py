@@ -557,6 +557,7 @@ class TestNoLeaks:
         with ends_in(LookupError), no_leaks(bus):
             bus.on("a", print)
             raise LookupError
+        assert len(bus) == 1  # it was there to be found
 
     def test_assert_no_leaks_allows_nothing_at_all(self, bus: EventBus) -> None:
         assert_no_leaks(bus)
@@ -568,5 +569,17 @@ class TestNoLeaks:
 
 
 def test_it_needs_no_pytest() -> None:
-    program = "import sys; sys.modules['pytest'] = None; import agent_event_bus.testing"
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    program = """
+import sys
+sys.modules["pytest"] = None
+from agent_event_bus import EventBus
+from agent_event_bus.testing import record_events
+bus = EventBus()
+with record_events(bus) as recorder:
+    bus.emit("a")
+print(recorder.names)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['a']\n", "")
