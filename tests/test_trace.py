@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded import RECORDED
 
 from agent_event_bus.cli import main, trace
 from agent_event_bus.cli.trace import TraceError, TraceReader
 
 TWO_RUNS = Path(__file__).parent / "data" / "two_runs.jsonl"
-# Recorded runs of an airline agent lie outside the repository; a checkout may come without them.
-RECORDED = Path(
-    os.environ.get("AEB_TRACE")
-    or Path(__file__).parents[2] / "shared" / "data" / "airline_runs.jsonl"
-)
 COMMAND = [sys.executable, "-m", "agent_event_bus", "demo"]
 GOOD = '{"event":"run.start","payload":{"run_id":"a"}}'
 

@@ -1,0 +1,1 @@
+"""The bus of a multi-stream agent runtime."""

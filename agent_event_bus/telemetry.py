@@ -1,0 +1,1 @@
+"""Telemetry routers, and a handler that persists what they route."""

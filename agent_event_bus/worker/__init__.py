@@ -1,0 +1,1 @@
+"""Queued event processing that recovers from crashes."""
