@@ -65,7 +65,9 @@ core_forget_asyncio(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    aeb_dispatch_after_fork((aeb_state *)PyModule_GetState(module));
+    aeb_state *state = (aeb_state *)PyModule_GetState(module);
+    state->pid = aeb_getpid();
+    aeb_dispatch_after_fork(state);
     Py_RETURN_NONE;
 }
 
@@ -102,8 +104,8 @@ core_register_at_fork(PyObject *module)
 
 static PyMethodDef core_methods[] = {
     {"_after_fork", core_after_fork, METH_NOARGS,
-     PyDoc_STR(
-         "_after_fork($module, /)\n--\n\nForget the threads that a forked child does not have.")},
+     PyDoc_STR("_after_fork($module, /)\n--\n\nLearn that this is a forked child, which has none "
+               "of the other threads.")},
     {"_forget_asyncio", core_forget_asyncio, METH_NOARGS,
      PyDoc_STR(
          "_forget_asyncio($module, /)\n--\n\nLet go of asyncio, at the end of an interpreter.")},
@@ -114,6 +116,7 @@ static int
 core_exec(PyObject *module)
 {
     aeb_state *state = (aeb_state *)PyModule_GetState(module);
+    state->pid = aeb_getpid();
     state->emitting_capacity = 8;
     state->emitting = PyMem_Malloc((size_t)state->emitting_capacity * sizeof(aeb_emitting));
     if (state->emitting == NULL) {

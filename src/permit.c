@@ -62,7 +62,7 @@ take_back(aeb_bus *bus, aeb_handler_task *delivery)
 static void
 own_permits(aeb_bus *bus)
 {
-    long pid = aeb_getpid();
+    long pid = bus->state->pid;
     if (AEB_LIKELY(bus->permits_pid == pid)) {
         return;
     }

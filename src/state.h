@@ -103,6 +103,7 @@ typedef struct aeb_state {
     aeb_emitting *emitting; /* owned array */
     Py_ssize_t n_emitting;
     Py_ssize_t emitting_capacity;
+    long pid;                /* of this process: asking for it is a system call, so only once */
     Py_ssize_t context_word; /* where a context holds its variables, or 0: see lazy_load.c */
     Py_ssize_t n_live;       /* async handlers that have begun and are not over */
 

@@ -112,6 +112,23 @@ get_field(PyObject *payload, int mapping, PyObject *field, PyObject **value)
     return *value != NULL ? 1 : is_missing(PyExc_AttributeError);
 }
 
+/* Whether the value of a field is the one that is asked for, as a dict compares: 1, 0 or -1.  Most are
+ * strings, and what PyObject_RichCompareBool() does around their comparison takes longer than that. */
+static inline int
+values_equal(PyObject *value, PyObject *wanted)
+{
+    if (value == wanted) {
+        return 1;
+    }
+    if (AEB_LIKELY(PyUnicode_CheckExact(value) && PyUnicode_CheckExact(wanted))) {
+        PyObject *answer = PyUnicode_RichCompare(value, wanted, Py_EQ);
+        int equal = answer == NULL ? -1 : answer == Py_True;
+        Py_XDECREF(answer);
+        return equal;
+    }
+    return PyObject_RichCompareBool(value, wanted, Py_EQ);
+}
+
 int
 aeb_where_matches(PyObject *compiled, PyObject *payload)
 {
@@ -132,7 +149,7 @@ aeb_where_matches(PyObject *compiled, PyObject *payload)
         PyObject *value;
         matches = get_field(payload, mapping, PyTuple_GET_ITEM(compiled, i), &value);
         if (matches > 0) {
-            matches = PyObject_RichCompareBool(value, PyTuple_GET_ITEM(compiled, i + 1), Py_EQ);
+            matches = values_equal(value, PyTuple_GET_ITEM(compiled, i + 1));
             Py_DECREF(value);
         }
     }

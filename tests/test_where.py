@@ -171,6 +171,34 @@ class TestMapping:
         bus.on("a", print, where=lambda payload: False)
         assert python_calls() == 1
 
+    @pytest.mark.parametrize(
+        ("value", "matches"),
+        [
+            ("".join(["inb", "ox"]), True),
+            ("inboy", False),
+            ("inbox ", False),
+            ("", False),
+            ("\u0456nbox", False),
+            (b"inbox", False),
+            (None, False),
+        ],
+    )
+    def test_strings_match_by_their_text(self, bus: EventBus, value: object, matches: bool) -> None:
+        bus.on("a", note([], "called"), where={"stream": "inbox"})
+        assert bus.emit("a", {"stream": value}) == matches
+
+    def test_a_string_subclass_is_compared_by_its_own_method(self, bus: EventBus) -> None:
+        class Loose(str):
+            __hash__ = str.__hash__
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, str) and self.lower() == other.lower()
+
+        bus.on("a", note([], "called"), where={"stream": "inbox"})
+        bus.on("b", note([], "called"), where={"stream": Loose("inbox")})
+        assert bus.emit("a", {"stream": Loose("INBOX")}) == 1
+        assert bus.emit("b", {"stream": "INBOX"}) == 1
+
     def test_an_identical_value_is_equal_as_in_a_dict(self, bus: EventBus) -> None:
         nan = float("nan")
         bus.on("a", note([], "called"), where={"x": nan})
