@@ -27,6 +27,7 @@ SUITES = (
     "memory",
     "import_time",
     "recorded",
+    "runtime_bus",
 )
 CHARTED = (
     ("emit", "1 handler"),

@@ -372,6 +372,8 @@ def test_every_example_runs(example: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     expected = {
+        "multi_stream_runtime": "10 events, 2 done\n"
+        "the last of the inbox: {'answer': 'It is on its way.'}\n",
         "watch_an_agent": "answer: 14\ntraced: square(1), square(2), square(3)\n",
         "record_and_replay": "recorded 8 events\nsearch: 2\nread: 1\n",
     }

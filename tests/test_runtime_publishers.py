@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Coroutine
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Callable
 from unittest.mock import AsyncMock
 
@@ -16,6 +17,7 @@ import pytest
 from agent_event_bus.runtime import AgentEvent, EventBus, EventType
 from agent_event_bus.runtime.publishers import Publishers
 
+PAGE = Path(__file__).parents[1] / "docs" / "runtime.md"
 Call = Callable[..., Coroutine[Any, Any, int]]
 
 # name(arguments) -> keys of `data`. An argument that ends in `=...` has that default.
@@ -133,6 +135,13 @@ def test_its_signature_is_the_one_that_users_know(name: str) -> None:
     ]
     assert str(inspect.Signature(shown)) == SIGNATURES[name]
     assert inspect.iscoroutinefunction(method)
+
+
+@every
+def test_the_page_lists_every_publisher(name: str) -> None:
+    keys = ", ".join(f"`{key}`" for key in DATA[name]) or "nothing"
+    line = f"| `emit_{name}{SIGNATURES[name]}` | `{TYPES[name].name}` | {keys} |"
+    assert line in PAGE.read_text(encoding="utf-8").splitlines()
 
 
 @every

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import itertools
+import re
 import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -338,6 +341,18 @@ class TestSubscription:
 
 
 class TestTheBus:
+    def test_the_page_lists_every_method_with_its_real_signature(self) -> None:
+        page = (Path(__file__).parents[1] / "docs" / "runtime.md").read_text(encoding="utf-8")
+        listed = re.findall(r"^\| `(?:await )?(\w+)(\(.*?\))` \|", page, re.MULTILINE)
+        public = {name for name in dir(EventBus) if name[0] != "_" and name[:4] != "emit"}
+        assert public <= {name for name, _ in listed}
+        for name, signature in listed:
+            if name in public | {"EventBus"}:
+                method: Any = EventBus if name == "EventBus" else getattr(EventBus(), name)
+                shown = inspect.signature(method)
+                plain = [p.replace(annotation=p.empty) for p in shown.parameters.values()]
+                assert str(inspect.Signature(plain)) == signature, name
+
     @pytest.mark.parametrize("value", [-1, -1000])
     def test_a_history_of_less_than_nothing_is_refused(self, value: int) -> None:
         with pytest.raises(ValueError, match=f"max_history must be at least 0, not {value}"):
