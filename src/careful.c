@@ -44,19 +44,21 @@ handler_failed(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool
 }
 
 int
+aeb_ask(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guarded, bool nested)
+{
+    if (sub->where == NULL || sub->bus == NULL) {
+        return 1;
+    }
+    double began = occasion->outcomes != NULL ? aeb_monotonic() : 0.0;
+    int matches = aeb_where_matches(sub->where, occasion->payload);
+    return matches < 0 ? handler_failed(bus, sub, occasion, guarded, nested, began) : matches > 0;
+}
+
+int
 aeb_admit(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guarded, bool nested)
 {
-    if (sub->where != NULL && sub->bus != NULL) {
-        double began = occasion->outcomes != NULL ? aeb_monotonic() : 0.0;
-        int matches = aeb_where_matches(sub->where, occasion->payload);
-        if (matches < 0) {
-            return handler_failed(bus, sub, occasion, guarded, nested, began);
-        }
-        if (matches == 0) {
-            return 0;
-        }
-    }
-    return aeb_registry_claim(sub);
+    int answer = aeb_ask(bus, sub, occasion, guarded, nested);
+    return answer > 0 ? aeb_registry_claim(sub) : answer;
 }
 
 int

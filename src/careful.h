@@ -5,6 +5,10 @@
 
 #include "dispatch.h"
 
+/* What the condition of a subscription says of an event: 1 for yes, also where there is none; 0; -1 as
+ * aeb_admit(), of which this is the first half. */
+int aeb_ask(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guarded, bool nested);
+
 /* Whether an event is delivered to a subscription, which is claimed for it then: 1 or 0; -1 with an
  * error that must propagate.  A condition that raises is the handler's failure; `guarded` says
  * whether somebody takes the failures of guards. */

@@ -171,6 +171,23 @@ prepare_specially(aeb_emission *self, aeb_plan *plan)
     return aeb_dispatch_prepare(self->bus, plan, occasion);
 }
 
+/* Asks the conditions of async handlers, before anything is got ready for starting them, which takes
+ * longer than that: up to the first one that has none or says yes.  Where in the plan that is; -1 with an
+ * error that must propagate. */
+AEB_NOINLINE Py_ssize_t
+first_wanted(aeb_emission *self, aeb_plan *plan)
+{
+    Py_ssize_t i = plan->n_sync;
+    for (; i < plan->n_entries; i++) {
+        int answer = aeb_ask(self->bus, plan->entries[i].sub, &self->occasion, true, self->nested);
+        if (answer != 0) {
+            self->starter.wanted = answer > 0;
+            return answer < 0 ? -1 : i;
+        }
+    }
+    return i;
+}
+
 /* Sync handlers, then the first steps of the async ones.  -1: the error is set, to be raised once
  * the children that did start are over. */
 static int
@@ -197,7 +214,16 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
         self->n_called = called;
         self->nested = nested;
         status = 0;
-        if (late != NULL || plan->n_sync < plan->n_entries) {
+        Py_ssize_t first = plan->n_sync;
+        self->starter.wanted = false;
+        if (late == NULL && AEB_UNLIKELY(plan->flags & AEB_PLAN_CAREFUL)) {
+            first = first_wanted(self, plan);
+        }
+        self->starter.first = first;
+        if (first < 0) {
+            self->fatal = aeb_take_exception();
+        }
+        else if (late != NULL || first < plan->n_entries) {
             status = find_surroundings(self, occasion);
             if (status == 0) {
                 status = aeb_starter_start_plan(&self->starter, plan, late);

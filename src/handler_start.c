@@ -42,8 +42,10 @@ aeb_next_entry_of_both(aeb_plan *plan, PyObject *late, aeb_async_cursor *cursor,
         }
         cursor->next_entry++;
         cursor->asked |= entry->sub->where != NULL;
-        int admitted =
-            aeb_admit(cursor->bus, entry->sub, cursor->occasion, cursor->guarded, cursor->nested);
+        int admitted = cursor->wanted ? aeb_registry_claim(entry->sub)
+                                      : aeb_admit(cursor->bus, entry->sub, cursor->occasion,
+                                                  cursor->guarded, cursor->nested);
+        cursor->wanted = false;
         if (admitted != 0) {
             cursor->failed = admitted < 0;
             return admitted < 0 ? NULL : entry;

@@ -88,6 +88,7 @@ typedef struct {
     bool nested;         /* see aeb_dispatch_enter() */
     bool guarded;        /* see aeb_admit() */
     bool skip_offloaded; /* which have been called already */
+    bool wanted;         /* the condition of the next one has been asked, and says yes */
     bool asked;          /* there was a condition to look at since this was last cleared */
     bool failed;         /* the walk has ended with an error, which is set */
     uint64_t took;       /* nanoseconds, the sync part of the one that an awaitable is from */

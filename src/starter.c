@@ -480,7 +480,8 @@ int
 aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
 {
     aeb_async_cursor cursor = {
-        .next_entry = plan->n_sync,
+        .next_entry = starter->first,
+        .wanted = starter->wanted,
         .bus = starter->bus,
         .occasion = starter->occasion,
         .nested = starter->nested,

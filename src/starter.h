@@ -16,6 +16,8 @@ typedef struct aeb_starter {
     int (*keep)(PyObject *owner, aeb_handler_task *delivery);
     PyObject **fatal; /* the owner's error, or NULL: once it is set nothing more is started */
 
+    Py_ssize_t first;  /* where in the plan to begin */
+    bool wanted;       /* the condition of the first one has been asked, and says yes */
     bool nested;       /* see aeb_dispatch_enter() */
     bool exempt;       /* its handlers need no permit: see permit.c; false after the beginning */
     Py_ssize_t n_over; /* handlers that were called and are over, without ever being a delivery */
