@@ -130,6 +130,8 @@ class TestAgentEvent:
         assert event == other
         event.graph_id = "g2"
         assert event != other
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(event)
 
     def test_the_types_of_its_fields_can_be_asked_for(self) -> None:
         hints = typing.get_type_hints(AgentEvent)

@@ -94,6 +94,20 @@ class TestDelivery:
         assert await bus.publish(event()) == 2
         assert await bus.publish(event(EventType.NODE_RETRY)) == 0
 
+    async def test_a_handler_that_never_suspends_costs_no_turn_of_the_loop(
+        self, bus: EventBus
+    ) -> None:
+        got: list[AgentEvent] = []
+
+        async def handler(event: AgentEvent) -> None:
+            got.append(event)
+
+        bus.subscribe("custom", handler)
+        bus.subscribe("custom", handler)
+        with pytest.raises(StopIteration) as end:
+            bus.publish(event()).send(None)
+        assert end.value.value == len(got) == 2
+
     async def test_a_handler_added_meanwhile_waits_for_the_next_event(self, bus: EventBus) -> None:
         got: list[AgentEvent] = []
 
@@ -161,6 +175,20 @@ class TestTheBound:
         meter.gate.set()
         assert await soon(asyncio.gather(*tasks)) == [12] * 3
         assert (meter.most, meter.called) == (limit, 36)
+
+    async def test_those_that_wait_get_their_turn_in_order(self) -> None:
+        bus = EventBus(max_concurrent_handlers=1)
+        log: list[tuple[str, int]] = []
+
+        async def handler(event: AgentEvent) -> None:
+            await turns(event.data["iteration"] % 3)
+            log.append(("handler", event.data["iteration"]))
+
+        bus.subscribe("node_loop_iteration", handler)
+        await soon(
+            asyncio.gather(*(bus.emit_node_loop_iteration("s", "n", each) for each in range(20)))
+        )
+        assert log == [("handler", each) for each in range(20)]
 
     async def test_it_is_ten_unless_told_otherwise(self, bus: EventBus) -> None:
         meter = Meter()

@@ -219,6 +219,21 @@ class TestFilters:
         assert await bus.publish(priced) == 1
         assert got[0] is priced
 
+    async def test_a_subclass_that_is_a_mapping_is_asked_for_its_items(
+        self, bus: EventBus, got: list[AgentEvent]
+    ) -> None:
+        class Mapped(AgentEvent):
+            def keys(self) -> Iterable[str]:
+                return self.data.keys()
+
+            def __getitem__(self, key: str) -> Any:
+                return self.data[key]
+
+        bus.subscribe("custom", got.append, filter_node="n")
+        items = {"node_id": "n"}
+        assert await bus.publish(Mapped(EventType.CUSTOM, "inbox", "other", data=items)) == 1
+        assert await bus.publish(Mapped(EventType.CUSTOM, "inbox", "n")) == 0
+
     async def test_what_a_field_is_at_the_publication_counts(
         self, bus: EventBus, got: list[AgentEvent]
     ) -> None:
