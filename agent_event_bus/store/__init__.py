@@ -1,1 +1,7 @@
-"""The durable log of events."""
+"""The durable log of events, in one SQLite file; see docs/store.md."""
+
+from agent_event_bus.store.errors import StoreClosedError, StoreError
+from agent_event_bus.store.event_store import EventStore
+from agent_event_bus.store.events import StoredEvent
+
+__all__ = ["EventStore", "StoreClosedError", "StoreError", "StoredEvent"]

@@ -1,0 +1,540 @@
+"""EventStore: the durable log of events."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal
+
+from agent_event_bus.store import ledger, replay
+from agent_event_bus.store.database import Database, last_seq
+from agent_event_bus.store.errors import StoreClosedError, StoreError
+from agent_event_bus.store.process import register
+from agent_event_bus.store.prune import prune
+from agent_event_bus.store.recorder import Capture, Redact, checked_timestamp, subscribe
+from agent_event_bus.store.reports import Reports
+from agent_event_bus.store.writer import POLICIES, Writer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from agent_event_bus import EventBus, Subscription
+    from agent_event_bus.store.events import StoredEvent
+
+__all__ = ["EventStore"]
+
+
+class EventStore:
+    """A durable, append-only log of events in one SQLite file, see docs/store.md.
+
+    All methods may be called in any thread, and several stores, also of several processes, may
+    have the same file open.
+
+    Args:
+        path: The file; made if it is not there, in a directory that is.
+        sync: ``"each"``: ``append`` returns when the event is on the disk. ``"batch"``: it only
+            queues the event, and a thread writes what has come together within 50 ms.
+        redact: Called as ``redact(name, payload)`` before anything is written, in the thread that
+            emits; what it returns is written instead of the payload, which it must not change. If
+            it raises an ``Exception``, the event is written without a payload.
+        max_queue: How many events that nobody waits for may be queued.
+        overflow: What happens to one that finds the queue full: ``"drop_oldest"`` gives up the
+            oldest one, ``"drop_newest"`` this one, ``"block"`` waits for room.
+
+    Raises:
+        StoreError: The file cannot be opened, made or written, or is no store.
+        TypeError: An argument is of the wrong type.
+        ValueError: ``sync`` or ``overflow`` is unknown, or ``max_queue`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sync: Literal["each", "batch"] = "batch",
+        redact: Redact | None = None,
+        max_queue: int = 100_000,
+        overflow: Literal["drop_oldest", "drop_newest", "block"] = "drop_oldest",
+    ) -> None:
+        if sync not in ("each", "batch"):
+            raise ValueError(f"sync must be 'each' or 'batch', not {sync!r}")
+        if overflow not in POLICIES:
+            raise ValueError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
+        if _number("max_queue", max_queue) < 1:
+            raise ValueError(f"max_queue must be at least 1, not {max_queue!r}")
+        self._capture = Capture(redact)
+        self._reports = Reports()
+        self._each = sync == "each"
+        self._closed = False
+        self._closing = RLock()
+        self._late = 0  # events of a bus that could not be stored at once, or came after the end
+        self._database = Database(path)
+        self._writer = Writer(self._database, max_queue, overflow)
+        register(self._writer)
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file."""
+        return self._database.path
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<EventStore {self.path!r}{state}>"
+
+    # Writing
+
+    def append(
+        self,
+        name: str,
+        payload: object = None,
+        *,
+        run_id: str | None = None,
+        timestamp: float | None = None,
+    ) -> int | None:
+        """Append an event. The payload is captured here: later changes to it are not recorded.
+
+        Args:
+            name: The event name, as for ``emit``.
+            payload: Any object; docs/store.md says how it is written.
+            run_id: The run that the event belongs to.
+            timestamp: When it happened: seconds since the epoch, None for now.
+
+        Returns:
+            With ``sync="each"`` the number of the event, which is on the disk; with ``"batch"``
+            None: the event is queued.
+
+        Raises:
+            ValueError: The name is none of an event, or the timestamp is not finite.
+            TypeError: An argument is of the wrong type.
+            StoreError: With ``"each"``, the disk or the file refuses. With ``"batch"`` and
+                ``overflow="block"``, that is why there is no room. The event is not stored.
+            StoreClosedError: The store is closed.
+        """
+        row = self._capture.row(
+            self._capture.name(name), payload, _run_id(run_id), checked_timestamp(timestamp)
+        )
+        if self._each:
+            return self._database.insert_one(row)
+        self._writer.put(row)
+        return None
+
+    async def append_async(
+        self,
+        name: str,
+        payload: object = None,
+        *,
+        run_id: str | None = None,
+        timestamp: float | None = None,
+    ) -> int:
+        """Append an event, and wait until it is on the disk, together with others.
+
+        The payload is captured when this is first awaited. A cancelled call may have stored the
+        event, or may still do so.
+
+        Args:
+            name: The event name, as for ``emit``.
+            payload: Any object; docs/store.md says how it is written.
+            run_id: The run that the event belongs to.
+            timestamp: When it happened: seconds since the epoch, None for now.
+
+        Returns:
+            The number of the event.
+
+        Raises:
+            ValueError: The name is none of an event, or the timestamp is not finite.
+            TypeError: An argument is of the wrong type.
+            StoreError: The disk or the file refuses; the event is not stored.
+            StoreClosedError: The store is closed.
+        """
+        row = self._capture.row(
+            self._capture.name(name), payload, _run_id(run_id), checked_timestamp(timestamp)
+        )
+        number: int = await self._writer.submit(row)
+        return number
+
+    def record(self, name: str, payload: object, timestamp: float | None = None) -> None:
+        """Append an event of a bus, whose ``run_id`` is that of the payload, and raise nothing.
+
+        What ``attach`` calls for each event. What cannot be stored is counted in
+        ``stats()["dropped"]`` and logged.
+
+        Args:
+            name: The event name; anything that a bus emits.
+            payload: Any object. When it is a mapping with a string under ``"run_id"``, that is the
+                run of the event.
+            timestamp: When it happened: seconds since the epoch, None for now.
+        """
+        try:
+            row = self._capture.row(name, payload, None, timestamp, run_id_of_payload=True)
+            if self._each:
+                self._database.insert_one(row)
+            else:
+                self._writer.put(row)
+        except StoreClosedError:
+            self._late += 1
+            if self._reports.due("closed"):
+                self._reports.log(
+                    logging.WARNING,
+                    "Event %r came after the store %s was closed and is not recorded",
+                    name,
+                    self.path,
+                )
+        except Exception as error:
+            self._late += 1
+            # Only the errors of the store itself are known to have no contents of the payload.
+            said = error if isinstance(error, StoreError) else type(error).__name__
+            if self._reports.due("not recorded"):
+                self._reports.log(logging.ERROR, "Event %r is not recorded: %s", name, said)
+
+    def attach(self, bus: EventBus, key: Any = "*") -> Subscription:
+        """Record every event of a bus that matches a key.
+
+        The recorder runs before all other handlers, so that they cannot change what it records,
+        and never raises. An event has the time at which it was emitted, and the ``run_id`` of its
+        payload when that is a mapping which has one. What ``replay`` of this store delivers is not
+        recorded again.
+
+        Args:
+            bus: The bus; one with ``async_only``, too.
+            key: An event name, a pattern, a class, or a list or tuple of these.
+
+        Returns:
+            The subscription; cancelling it ends the recording.
+
+        Raises:
+            ValueError: The key is malformed.
+            TypeError: The key is neither string nor class.
+            RuntimeError: The bus is closed.
+        """
+        subscription: Subscription = subscribe(self, bus, key)
+        return subscription
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything that was appended before is on the disk.
+
+        Args:
+            timeout: Seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            Whether all of it is.
+
+        Raises:
+            StoreError: An attempt to write failed. What is queued stays queued.
+            StoreClosedError: The store is closed.
+        """
+        if timeout is not None:
+            _seconds("timeout", timeout)
+        if self._closed:
+            raise StoreClosedError(f"the store {self.path!r} is closed")
+        return self._writer.flush(timeout)
+
+    # Reading
+
+    def read(
+        self,
+        after: int = 0,
+        key: Any = None,
+        run_id: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[StoredEvent]:
+        """Return an iterator of the events on the disk, up to the last one there is now.
+
+        They are read in pages: others may write in the meantime, and nothing is held while the
+        iterator is paused.
+
+        Args:
+            after: Only events with a higher number.
+            key: Only events whose name matches this event name or pattern, or one of a list.
+            run_id: Only events of this run.
+            limit: At most so many events.
+
+        Raises:
+            ValueError: A malformed key, or a negative number.
+            TypeError: An argument is of the wrong type; a class is no key here.
+            StoreError: The file cannot be read; also from the iterator, for a damaged event.
+            StoreClosedError: The store is closed; also from the iterator.
+        """
+        return self._events(after, key, run_id, limit, None)
+
+    def pending(
+        self,
+        consumer: str,
+        after: int = 0,
+        key: Any = None,
+        run_id: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[StoredEvent]:
+        """Return an iterator of the events that a consumer has not acknowledged, in order.
+
+        A consumer is known from the first call that names it, and has then acknowledged nothing.
+
+        Args:
+            consumer: The name of the consumer.
+            after: Only events with a higher number.
+            key: As for ``read``.
+            run_id: Only events of this run.
+            limit: At most so many events.
+
+        Raises:
+            ValueError: A malformed key, a negative number, or an empty consumer.
+            TypeError: An argument is of the wrong type.
+            StoreError: The file refuses.
+            StoreClosedError: The store is closed.
+        """
+        self._know(consumer)
+        return self._events(after, key, run_id, limit, consumer)
+
+    def _events(
+        self, after: int, key: Any, run_id: str | None, limit: int | None, consumer: str | None
+    ) -> Iterator[StoredEvent]:
+        _count("after", after)
+        _run_id(run_id)
+        if limit is not None:
+            _count("limit", limit)
+        return replay.events(
+            self._database, after=after, key=key, run_id=run_id, limit=limit, consumer=consumer
+        )
+
+    async def replay(
+        self,
+        bus: replay.Bus,
+        after: int = 0,
+        key: Any = None,
+        run_id: str | None = None,
+        consumer: str | None = None,
+        speed: float | None = None,
+        *,
+        auto_ack: bool = False,
+    ) -> int:
+        """Deliver the events on the disk to a bus, one after another, with ``emit_async``.
+
+        It ends with the last event that there is at the call. A bus that this store records does
+        not record these events again; what handlers emit in turn is new, and recorded.
+
+        Args:
+            bus: Anything with ``emit_async(name, payload)``.
+            after: Only events with a higher number.
+            key: As for ``read``.
+            run_id: Only events of this run.
+            consumer: Only events that this consumer has not acknowledged.
+            speed: 1.0 keeps the time between events, 2.0 halves it; None delivers without waiting.
+            auto_ack: Acknowledge each event for the consumer when all its handlers are done.
+
+        Returns:
+            How many events were delivered.
+
+        Raises:
+            ValueError: A malformed key, a negative number, a speed that is not more than 0, or
+                ``auto_ack`` without a consumer.
+            TypeError: An argument is of the wrong type.
+            StoreError: The file refuses, or an event is damaged.
+            StoreClosedError: The store is closed.
+            Exception: What ``emit_async`` raises, of a guard say, ends the replay.
+        """
+        if speed is not None:
+            _number("speed", speed, (int, float))
+            if not speed > 0:
+                raise ValueError(f"speed must be more than 0, not {speed!r}")
+        if consumer is not None:
+            self._know(consumer)
+        elif auto_ack:
+            raise ValueError("auto_ack needs a consumer")
+        found = self._events(after, key, run_id, None, consumer)
+        return await replay.replay(self, bus, found, consumer, speed, auto_ack, self._reports)
+
+    # Consumers
+
+    def ack(self, consumer: str, seq: int) -> None:
+        """Acknowledge one event for a consumer; on the disk when it returns. Twice is fine.
+
+        Args:
+            consumer: The name of the consumer.
+            seq: The number of the event.
+
+        Raises:
+            ValueError: There is no event with such a number yet, or the consumer is empty.
+            TypeError: An argument is of the wrong type.
+            StoreError: The disk or the file refuses.
+            StoreClosedError: The store is closed.
+        """
+        _consumer(consumer)
+        _number("seq", seq)
+        with self._database.transaction() as connection:
+            (error,) = ledger.acknowledge(connection, consumer, [seq])
+        if error is not None:
+            raise error
+
+    async def ack_async(self, consumer: str, seq: int) -> None:
+        """Acknowledge one event as ``ack`` does, in one commit with what else is to be written.
+
+        Args:
+            consumer: The name of the consumer.
+            seq: The number of the event.
+
+        Raises:
+            ValueError: There is no event with such a number yet, or the consumer is empty.
+            TypeError: An argument is of the wrong type.
+            StoreError: The disk or the file refuses.
+            StoreClosedError: The store is closed.
+        """
+        _consumer(consumer)
+        _number("seq", seq)
+        await self._writer.submit((consumer, seq))
+
+    def ack_through(self, consumer: str, seq: int) -> None:
+        """Acknowledge for a consumer all events up to one; on the disk when it returns.
+
+        Args:
+            consumer: The name of the consumer.
+            seq: The number of the last event that is acknowledged; 0 for none.
+
+        Raises:
+            ValueError: There is no event with such a number yet, or the consumer is empty.
+            TypeError: An argument is of the wrong type.
+            StoreError: The disk or the file refuses.
+            StoreClosedError: The store is closed.
+        """
+        _consumer(consumer)
+        _number("seq", seq)
+        with self._database.transaction() as connection:
+            ledger.acknowledge_through(connection, consumer, seq)
+
+    def _know(self, consumer: str) -> None:
+        _consumer(consumer)
+        if not self._database.query("SELECT 1 FROM consumers WHERE name = ?", (consumer,)):
+            with self._database.transaction() as connection:
+                ledger.know(connection, consumer)
+
+    # Upkeep
+
+    def prune(
+        self,
+        before_seq: int | None = None,
+        older_than: float | None = None,
+        keep_last: int | None = None,
+    ) -> int:
+        """Delete old events: those that meet all the conditions given.
+
+        What a known consumer has not acknowledged is kept. Numbers are not given again. The space
+        in the file is used again; the file does not shrink.
+
+        Args:
+            before_seq: Only events with a lower number.
+            older_than: Only events with a timestamp of more than so many seconds ago.
+            keep_last: Not the last so many events.
+
+        Returns:
+            How many events were deleted.
+
+        Raises:
+            ValueError: No condition is given, or a number is negative.
+            TypeError: An argument is of the wrong type.
+            StoreError: The disk or the file refuses.
+            StoreClosedError: The store is closed.
+        """
+        if before_seq is None and older_than is None and keep_last is None:
+            raise ValueError("prune needs a condition")
+        if before_seq is not None:
+            _count("before_seq", before_seq)
+        if keep_last is not None:
+            _count("keep_last", keep_last)
+        oldest = None
+        if older_than is not None:
+            oldest = time.time() - _seconds("older_than", older_than)
+        return prune(self._database, before_seq, oldest, keep_last)
+
+    def stats(self) -> dict[str, int]:
+        """Return counts. It waits for a commit that is in progress.
+
+        Returns:
+            ``stored``: events in the file. ``uncommitted``: events of this object that are queued
+            or being written. ``dropped``: events that this object could not store and told nobody
+            of but the log. ``last_seq``: the highest number that was given. ``size_bytes``: of the
+            file and its write-ahead log.
+
+        Raises:
+            StoreError: The file cannot be read.
+            StoreClosedError: The store is closed.
+        """
+        # A commit holds this lock until its events are no longer counted as uncommitted.
+        with self._database.write_lock, self._database.reading() as connection:
+            uncommitted, dropped = self._writer.counts()
+            (stored,) = connection.execute("SELECT count(*) FROM events").fetchone()
+            last = last_seq(connection)
+        return {
+            "stored": stored,
+            "uncommitted": uncommitted,
+            "dropped": dropped + self._late,
+            "last_seq": last,
+            "size_bytes": self._database.size(),
+        }
+
+    def close(self) -> None:
+        """Write what is queued, and close. Closing again does nothing.
+
+        Raises:
+            StoreError: Events could not be written and are lost; the store is closed all the same.
+        """
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._writer.close()
+            finally:
+                self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _number(name: str, value: Any, types: tuple[type, ...] = (int,)) -> Any:
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    return value
+
+
+def _count(name: str, value: Any) -> None:
+    if _number(name, value) < 0:
+        raise ValueError(f"{name} must not be negative, not {value!r}")
+
+
+def _seconds(name: str, value: Any) -> float:
+    _number(name, value, (int, float))
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} must not be negative, not {value!r}")
+    return float(value)
+
+
+def _run_id(run_id: Any) -> str | None:
+    if run_id is None or type(run_id) is str:
+        return run_id
+    if isinstance(run_id, str):
+        return str.__str__(run_id)
+    raise TypeError(f"run_id must be a string, not {type(run_id).__name__}")
+
+
+def _consumer(consumer: Any) -> None:
+    if not isinstance(consumer, str):
+        raise TypeError(f"consumer must be a string, not {type(consumer).__name__}")
+    if not consumer:
+        raise ValueError("consumer must not be empty")

@@ -1,0 +1,39 @@
+"""StoredEvent: one event as the log has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["FORMS", "REPR", "VALUE", "WITHHELD", "Form", "StoredEvent"]
+
+Form = Literal["value", "repr", "withheld"]
+
+# How the form of a payload is written in the log.
+VALUE = 0
+REPR = 1
+WITHHELD = 2
+FORMS: tuple[Form, Form, Form] = ("value", "repr", "withheld")
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One event of the log, see docs/store.md.
+
+    Attributes:
+        seq: Its number in the log, from 1, in commit order, never used again.
+        name: The event name.
+        payload: What was recorded, decoded.
+        timestamp: When it happened: seconds since the epoch, as ``time.time()`` has it.
+        run_id: The run that it belongs to, or None.
+        form: ``"value"``; ``"repr"`` when something in the payload could not be serialised and is
+            its ``repr``; ``"withheld"`` when ``redact`` failed, so that the payload was not
+            written and is None.
+    """
+
+    seq: int
+    name: str
+    payload: Any
+    timestamp: float
+    run_id: str | None
+    form: Form = "value"

@@ -1,0 +1,54 @@
+"""Deleting old events."""
+
+from __future__ import annotations
+
+from agent_event_bus.store.database import Database
+
+__all__ = ["prune"]
+
+# Numbers that one transaction looks at, so that others need not wait long for their turn.
+STEP = 5000
+
+# What some known consumer has not acknowledged is kept.
+DELETE = """
+DELETE FROM events
+WHERE seq >= :first AND seq < :stop AND (:oldest IS NULL OR timestamp < :oldest)
+AND NOT EXISTS (
+    SELECT 1 FROM consumers WHERE watermark < events.seq AND NOT EXISTS (
+        SELECT 1 FROM acks WHERE acks.consumer = consumers.name AND acks.seq = events.seq
+    )
+)
+"""
+
+
+def prune(
+    database: Database, before_seq: int | None, oldest: float | None, keep_last: int | None
+) -> int:
+    """Delete the events that meet all conditions, and return how many.
+
+    Args:
+        database: Where.
+        before_seq: Only events with a lower number.
+        oldest: Only events with an earlier timestamp.
+        keep_last: Not the last so many.
+    """
+    deleted = 0
+    (bounds,) = database.query("SELECT min(seq), max(seq) FROM events")
+    first, last = bounds
+    if first is None:
+        return 0
+    end = last + 1 if before_seq is None else min(before_seq, last + 1)
+    if keep_last:
+        kept = database.query(
+            "SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?", (keep_last - 1,)
+        )
+        if not kept:
+            return 0
+        end = min(end, kept[0][0])
+    while first < end:
+        stop = min(first + STEP, end)
+        with database.transaction() as connection:
+            values = {"first": first, "stop": stop, "oldest": oldest}
+            deleted += connection.execute(DELETE, values).rowcount
+        first = stop
+    return deleted
