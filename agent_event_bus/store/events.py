@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["FORMS", "REPR", "VALUE", "WITHHELD", "Form", "StoredEvent"]
+__all__ = ["FORMS", "Form", "StoredEvent"]
 
 Form = Literal["value", "repr", "withheld"]
 
-# How the form of a payload is written in the log.
-VALUE = 0
-REPR = 1
-WITHHELD = 2
 FORMS: tuple[Form, Form, Form] = ("value", "repr", "withheld")
+"""The names of the forms, by the numbers that are written in the log; see `encoding.py`."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable
 
 from agent_event_bus import Event, EventBus
-from agent_event_bus.store.encoding import encode
-from agent_event_bus.store.events import REPR, WITHHELD
+from agent_event_bus.store.encoding import REPR, WITHHELD, encode
 from agent_event_bus.store.reports import Reports
 
 if TYPE_CHECKING:

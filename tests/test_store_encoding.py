@@ -1,0 +1,634 @@
+"""Payloads as they are stored: what comes back, as what, and what is flagged instead."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import struct
+import sys
+import threading
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Iterator
+from dataclasses import InitVar, dataclass, field, make_dataclass
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum, Flag, IntEnum, IntFlag
+from types import ModuleType
+from typing import Any, Callable, ClassVar, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pydantic
+import pytest
+from helpers import run_isolated
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent_event_bus.store import _json
+from agent_event_bus.store.encoding import REPR, VALUE, decode, encode
+
+BACKENDS = {
+    "json": (_json.standard_dump, _json.standard_load),
+    "msgspec": (_json.msgspec_dump, _json.msgspec_load),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read and write with one of the libraries."""
+    dump, load = BACKENDS[request.param]
+    monkeypatch.setattr(_json, "dump", dump)
+    monkeypatch.setattr(_json, "load", load)
+
+
+class Colour(Enum):
+    RED = "red"
+    CRIMSON = "red"  # noqa: PIE796 - an alias is meant
+    DEEP = (1, 2)
+
+
+class Name(str, Enum):
+    TOOL = "tool"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Rights(Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Bits(IntFlag):
+    A = 1
+    B = 2
+
+
+@dataclass
+class Point:
+    x: int
+    y: float = 0.5
+
+
+@dataclass(frozen=True)
+class Frozen:
+    at: datetime
+    inside: tuple[Point, ...] = ()
+
+
+@dataclass
+class Later:
+    name: str
+    length: int = field(init=False)
+    scratch: InitVar[int] = 3
+    unset: str = field(init=False)
+
+    def __post_init__(self, scratch: int) -> None:
+        self.length = len(self.name) + scratch
+
+
+SLOTS: dict[str, Any] = {"slots": True} if sys.version_info >= (3, 10) else {}
+Slotted: Any = make_dataclass("Slotted", [("a", int), ("b", str)], frozen=True, **SLOTS)
+Slotted.__module__ = __name__
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str = "r"
+
+
+Old = namedtuple("Old", "a b")
+
+
+class Struct(msgspec.Struct, frozen=True):
+    a: int
+    b: list[int] = []
+
+
+class Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    a: int
+    when: datetime
+    _secret: int = pydantic.PrivateAttr(default=7)
+
+
+def there_and_back(value: object) -> Any:
+    text, form = encode(value)
+    assert form == VALUE
+    json.loads(text)
+    return decode(text)
+
+
+def same(left: object, right: object) -> bool:
+    """Whether two values are equal, of the same types, bit by bit, with NaN equal to itself."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        assert isinstance(right, float)
+        both = math.isnan(left) and math.isnan(right)
+        return both or struct.pack("d", left) == struct.pack("d", right)
+    if isinstance(left, (list, tuple, deque)):
+        assert isinstance(right, (list, tuple, deque))
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, dict):
+        assert isinstance(right, dict)
+        pairs = zip(left.items(), right.items())
+        return len(left) == len(right) and all(same(a, b) for a, b in pairs)
+    return bool(left == right)
+
+
+SIMPLE = {
+    "none": None,
+    "booleans": [True, False],
+    "numbers": [0, -1, 1.0, -0.0, 1e308, 5e-324, 1e16],
+    "the largest ints that are plain": [2**64 - 1, -(2**63)],
+    "text": ["", "ä", "😀", '"\\\x00\x1f\u2028', "$"],
+    "containers": {"a": [], "b": {}, "c": [{"d": [None]}]},
+    "large lists": {"a": list(range(100)), "b": [0.5] * 100, "c": ["x", 1.5] * 50},
+    "tuples": (1, ("a",), ()),
+    "sets": [{1, 2}, frozenset({"a"}), set(), {(1, 2)}],
+    "dicts with keys that are no strings": {1: "a", None: "b", (1, 2): "c", 1.5: "e"},
+    "a key of each kind": [{1: "int", "1": "text"}, {True: 1}],
+    "not a number": [math.nan, math.inf, -math.inf, [math.nan] * 50],
+    "huge ints": [10**30, -(10**30), 10**5000, [10**5000] * 40],
+    "lone surrogates": ["\ud800", "a\udfffb", "\ud800\udc00", {"\ud800": 1}],
+    "bytes": [b"", b"\x00\xff", bytearray(b"ab")],
+    "decimals": [Decimal("1.50"), Decimal("-0"), Decimal("Infinity"), Decimal("1E+30")],
+    "uuids": UUID("12345678123456781234567812345678"),
+    "complex numbers": [complex(-0.0, 2), complex(1, math.inf)],
+    "paths": [pathlib.Path("/tmp/x"), pathlib.PureWindowsPath("c:/x")],
+    "collections": [OrderedDict([("b", 1), ("a", 2)]), deque([1, 2], maxlen=3), deque()],
+    "dates": [date(2024, 2, 29), date.min],
+    "times": [time(1, 2, 3, 4), time(1, fold=1), time(1, tzinfo=timezone.utc)],
+    "naive datetimes": [datetime(2024, 1, 1), datetime.max, datetime.min],
+    "aware datetimes": [
+        datetime(2024, 1, 1, tzinfo=timezone.utc),
+        datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-3, seconds=7))),
+    ],
+    "durations": [timedelta(-1, 2, 3), timedelta.max, timedelta.min],
+    "enums": [Colour.RED, Colour.CRIMSON, Colour.DEEP, Name.TOOL, Level.LOW],
+    "flags": [Rights.READ, Rights.READ | Rights.WRITE, Rights(0), Bits.A | Bits.B, Bits.B],
+    "dataclasses": [Point(1), Frozen(datetime(2024, 1, 1), (Point(1), Point(2)))],
+    "named tuples": [Pair(1), Old(1, [2])],
+    "structs": Struct(1, [2]),
+    "dicts that look like what is written": [
+        {"$": "tuple", "v": [1]},
+        {"$": "repr", "v": "x"},
+        {"$": {"$": None}},
+        {"a": [{"$": "enum", "class": "os:system", "name": "x", "v": 1}]},
+        {"v": [1, 2], "$$": "tuple"},
+    ],
+}
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("value", SIMPLE.values(), ids=SIMPLE)
+def test_it_comes_back_equal_and_of_the_same_type(value: object) -> None:
+    assert same(there_and_back(value), value)
+
+
+@pytest.mark.parametrize("value", SIMPLE.values(), ids=SIMPLE)
+def test_either_library_reads_what_the_other_has_written(
+    value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for writer, reader in (("json", "msgspec"), ("msgspec", "json")):
+        monkeypatch.setattr(_json, "dump", BACKENDS[writer][0])
+        monkeypatch.setattr(_json, "load", BACKENDS[reader][1])
+        assert same(there_and_back(value), value)
+
+
+@pytest.mark.parametrize("value", [{"a": [1, "ä"], "b": None}, [True, {}], "x", 7])
+def test_a_plain_payload_is_stored_as_the_json_that_it_is(value: object) -> None:
+    assert encode(value) == (json.dumps(value, ensure_ascii=False, separators=(",", ":")), VALUE)
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=-(2**70), max_value=2**70),
+    st.floats(),
+    st.text(st.characters(), max_size=8),
+    st.text(st.characters(categories=["Cs", "Lu"]), max_size=4),
+    st.binary(max_size=8),
+    st.datetimes(timezones=st.none() | st.just(timezone.utc)),
+    st.times(),
+    st.timedeltas(),
+    st.decimals(allow_nan=False),
+    st.sampled_from([*Colour, *Name, Rights.READ | Rights.WRITE, Point(3)]),
+)
+KEYS = st.one_of(
+    st.sampled_from(["$", "v", "class", "name"]),
+    st.text(max_size=4),
+    st.integers(),
+    st.booleans(),
+    st.tuples(st.integers()),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(KEYS, inner, max_size=4),
+        st.dictionaries(st.text(max_size=3), inner, max_size=4),
+        st.builds(Point, st.integers(), st.floats(allow_nan=False)),
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+@settings(max_examples=300, deadline=None)
+def test_any_value_comes_back_from_both_libraries(value: object) -> None:
+    texts = []
+    before = _json.dump, _json.load
+    try:
+        for dump, _ in BACKENDS.values():
+            _json.dump = dump
+            text, form = encode(value)
+            assert form == VALUE
+            texts.append(text)
+        for text in texts:
+            for _, load in BACKENDS.values():
+                _json.load = load
+                assert same(decode(text), value)
+    finally:
+        _json.dump, _json.load = before
+
+
+class TestTime:
+    def test_fold_and_zone_come_back(self) -> None:
+        zone = ZoneInfo("Europe/Berlin")
+        value = datetime(2024, 10, 27, 2, 30, tzinfo=zone, fold=1)
+        back = there_and_back(value)
+        assert (back, back.fold, back.tzinfo, back.utcoffset()) == (
+            value,
+            1,
+            zone,
+            timedelta(hours=1),
+        )
+        naive = there_and_back(datetime(2024, 10, 27, 2, 30, fold=1))
+        assert naive.fold == 1
+
+    def test_the_name_of_an_offset_comes_back(self) -> None:
+        back = there_and_back(datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=2), "EET")))
+        assert back.tzname() == "EET"
+
+    def test_a_zone_that_is_not_known_here_leaves_its_offset(self) -> None:
+        text, _ = encode(datetime(2024, 7, 1, tzinfo=ZoneInfo("Europe/Berlin")))
+        back = decode(text.replace("Europe/Berlin", "Nowhere/Land"))
+        assert back.utcoffset() == timedelta(hours=2)
+        assert decode(text.replace("Europe/Berlin", "../../etc/passwd")).tzinfo is not None
+
+    def test_a_zone_of_a_class_of_its_own_leaves_its_offset_and_is_flagged(self) -> None:
+        class Zone(tzinfo):
+            def utcoffset(self, when: datetime | None) -> timedelta:
+                return timedelta(hours=1)
+
+            def dst(self, when: datetime | None) -> None:
+                return None
+
+            def tzname(self, when: datetime | None) -> str:
+                return "X"
+
+        value = datetime(2024, 1, 1, tzinfo=Zone())
+        text, form = encode(value)
+        assert form == REPR
+        assert decode(text) == value
+
+
+class TestDataclasses:
+    def test_fields_that_init_does_not_take_come_back_and_unset_ones_stay_unset(self) -> None:
+        back = there_and_back(Later("abc"))
+        assert (back.name, back.length, hasattr(back, "unset")) == ("abc", 6, False)
+
+    def test_slots_come_back(self) -> None:
+        value = Slotted(a=1, b="x")
+        assert hasattr(value, "__dict__") is (sys.version_info < (3, 10))
+        assert there_and_back(value) == value
+
+    def test_neither_init_nor_post_init_runs_when_it_is_read(self) -> None:
+        text, _ = encode(Loud(1))
+        Loud.calls.clear()
+        assert decode(text) == Loud(1)
+        assert Loud.calls == ["post_init"]  # of the comparison above
+
+    def test_a_class_made_in_a_function_comes_back_in_the_process_that_wrote_it(self) -> None:
+        @dataclass
+        class Local:
+            x: int
+
+        assert there_and_back(Local(1)) == Local(1)
+
+    def test_attributes_that_are_no_fields_are_lost_and_flagged(self) -> None:
+        value = Point(1)
+        value.note = "x"  # type: ignore[attr-defined]
+        text, form = encode(value)
+        assert (decode(text), form) == (Point(1), REPR)
+
+    def test_a_field_that_was_added_since_gets_its_default(self) -> None:
+        text, _ = encode(Point(1, 2.0))
+        assert decode(text.replace(',"y":2.0', "")) == Point(1, 0.5)
+
+    @pytest.mark.parametrize("change", [('"x":1', '"z":1'), ('"x":1,', "")])
+    def test_one_whose_fields_have_changed_becomes_a_dict(self, change: tuple[str, str]) -> None:
+        text, _ = encode(Point(1, 2.0))
+        assert isinstance(decode(text.replace(*change)), dict)
+
+
+@dataclass
+class Loud:
+    x: int
+    calls: ClassVar[list[str]] = []
+
+    def __post_init__(self) -> None:
+        self.calls.append("post_init")
+
+
+class TestModels:
+    def test_a_pydantic_model_comes_back_whole_and_unvalidated(self) -> None:
+        value = Model(a=1, when=datetime(2024, 1, 1), more=(1, 2))  # type: ignore[call-arg]
+        value._secret = 8
+        back = there_and_back(value)
+        assert back == value
+        assert (back.model_extra, back._secret, back.model_fields_set) == (
+            {"more": (1, 2)},
+            8,
+            {"a", "when", "more"},
+        )
+
+    def test_a_struct_with_code_of_its_own_becomes_a_dict_and_is_flagged(self) -> None:
+        text, form = encode(LoudStruct(1))
+        LoudStruct.calls.clear()
+        assert (decode(text), form, LoudStruct.calls) == ({"a": 1}, REPR, [])
+
+
+class LoudStruct(msgspec.Struct):
+    a: int
+    calls: ClassVar[list[str]] = []
+
+    def __post_init__(self) -> None:
+        self.calls.append("post_init")
+
+
+class TestClassesThatAreNotThere:
+    STAND_INS: ClassVar[dict[str, tuple[Any, object]]] = {
+        "enum": (Colour.RED, "red"),
+        "enum with a tuple": (Colour.DEEP, (1, 2)),
+        "flag": (Rights.READ | Rights.WRITE, 3),
+        "dataclass": (Point(1, 2.0), {"x": 1, "y": 2.0}),
+        "named tuple": (Pair(1), (1, "r")),
+        "struct": (Struct(1, [2]), {"a": 1, "b": [2]}),
+        "model": (Model(a=1, when=datetime(2024, 1, 1)), {"a": 1, "when": datetime(2024, 1, 1)}),
+    }
+
+    @pytest.mark.parametrize(("value", "stand_in"), STAND_INS.values(), ids=STAND_INS)
+    @pytest.mark.parametrize(
+        "there",
+        ["no.module:Thing", "os:system", "os:path", "builtins:object", "nonsense", ":", "os:"],
+    )
+    def test_have_a_stand_in(self, value: Any, stand_in: object, there: str) -> None:
+        text, _ = encode(value)
+        cls = type(value)
+        back = decode(text.replace(f"{cls.__module__}:{cls.__qualname__}", there))
+        assert same(back, stand_in)
+
+    def test_a_member_that_is_gone_becomes_its_value(self) -> None:
+        text, _ = encode(Colour.RED)
+        assert decode(text.replace('"RED"', '"GREEN"')) == "red"
+
+    def test_a_key_that_has_a_stand_in_leaves_the_pairs(self) -> None:
+        text, _ = encode({Frozen(datetime(2024, 1, 1)): 1})
+        back = decode(text.replace(":Frozen", ":Gone"))
+        assert back == [[{"at": datetime(2024, 1, 1), "inside": ()}, 1]]
+
+    def test_nothing_is_imported_and_no_attribute_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        class Module(ModuleType):
+            def __getattribute__(self, name: str) -> object:
+                asked.append(name)
+                return super().__getattribute__(name)
+
+        monkeypatch.setitem(sys.modules, "lazy_module", Module("lazy_module"))
+        for name in ("lazy_module:Thing", "this:Thing", "antigravity:x"):
+            decode(f'{{"$":"dataclass","class":"{name}","v":{{"x":1}}}}')
+        assert not asked
+        assert "this" not in sys.modules
+        assert "antigravity" not in sys.modules
+
+
+class Hostile:
+    """An object that does nothing right."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    def __iter__(self) -> Iterator[object]:
+        raise RuntimeError("no iteration")
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("no attributes")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+
+class HostileDict(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        raise RuntimeError("no items")
+
+    __iter__ = __len__ = keys = values = items
+
+
+class HostileText(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __eq__ = __hash__ = encode = __str__  # type: ignore[assignment]
+
+
+class Meta(type):
+    def __getattr__(cls, name: str) -> object:
+        raise RuntimeError("no attributes")
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        raise RuntimeError("no instances")
+
+    def __hash__(cls) -> int:
+        raise RuntimeError("no hash")
+
+
+class OfMeta(metaclass=Meta):
+    pass
+
+
+class BadDescriptor:
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+
+@dataclass
+class BadField:
+    x: int
+
+    def __getattribute__(self, name: str) -> object:
+        raise RuntimeError("no attributes")
+
+
+def endless() -> list[object]:
+    value: list[object] = [1]
+    value.extend([value, (value, {"v": value})])
+    return value
+
+
+def deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+# Made in the test, because pytest would ask such objects for their repr and class itself.
+HOPELESS: dict[str, Callable[[], object]] = {
+    "hostile": Hostile,
+    "hostile metaclass": OfMeta,
+    "hostile class": BadDescriptor,
+    "hostile dataclass": lambda: BadField(1),
+    "endless": lambda: endless(),
+    "too deep": lambda: deep(200),
+    "far too deep": lambda: deep(100_000),
+    "hostile value": lambda: {"a": Hostile()},
+    "hostile key": lambda: {Hostile(): 1},
+    "hostile dict": lambda: HostileDict(a=1),
+    "hostile text": lambda: HostileText("x"),
+    "exception": lambda: Exception("x"),
+    "generator": lambda: iter([1]),
+    "function": lambda: endless,
+    "module": lambda: sys,
+    "view": lambda: memoryview(b"x"),
+    "lock": threading.Lock,
+}
+
+
+@pytest.mark.usefixtures("backend")
+class TestWhatCannotBeStored:
+    def test_is_its_repr_and_flagged_and_the_rest_is_there(self) -> None:
+        text, form = encode({"run_id": "r", "response": object, "more": [1, iter]})
+        assert form == REPR
+        assert decode(text) == {
+            "run_id": "r",
+            "response": "<class 'object'>",
+            "more": [1, "<built-in function iter>"],
+        }
+
+    @pytest.mark.parametrize("make", HOPELESS.values(), ids=HOPELESS)
+    def test_never_raises(self, make: Callable[[], object]) -> None:
+        text, form = encode(make())
+        assert form == REPR
+        decode(text)
+
+    def test_the_value_of_a_subclass_of_a_plain_type_is_kept_and_flagged(self) -> None:
+        class Text(str):
+            __slots__ = ()
+
+        counts = defaultdict(list, a=[1])
+        text, form = encode([Text("x"), counts, Counter("aab"), HostileDict(a=1), HostileText("y")])
+        assert form == REPR
+        assert same(decode(text), ["x", {"a": [1]}, {"a": 2, "b": 1}, {"a": 1}, "y"])
+
+    def test_an_endless_structure_is_told_from_one_that_has_the_same_object_twice(self) -> None:
+        shared = (1,)
+        assert there_and_back([shared, shared, {"a": shared}]) == [(1,), (1,), {"a": (1,)}]
+        text, form = encode(endless())
+        assert form == REPR
+        assert decode(text)[0] == 1
+
+    def test_a_stack_that_is_almost_full_does_not_raise(self) -> None:
+        forms: list[int] = []
+
+        def sink() -> None:
+            forms.append(encode({"a": (1, [2, {"b": {3}}])})[1])
+            sink()
+
+        with pytest.raises(RecursionError):
+            sink()
+        assert forms[0] == VALUE
+        assert set(forms) <= {VALUE, REPR}
+
+    def test_a_repr_with_lone_surrogates_can_be_written(self) -> None:
+        class Odd:
+            def __repr__(self) -> str:
+                return "\ud800"
+
+        text, _ = encode(Odd())
+        assert decode(text) == "\\ud800"
+
+    def test_control_c_gets_out(self) -> None:
+        class Interrupted:
+            def __repr__(self) -> str:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            encode(Interrupted())
+
+
+@pytest.mark.usefixtures("eager_switching")
+def test_a_payload_that_another_thread_changes_never_raises() -> None:
+    shared: dict[Any, Any] = {"a": {}, "b": [(1,)]}
+    done = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            shared["a"][f"k{number % 50}"] = (number,)
+            shared["a"].pop(f"k{(number + 25) % 50}", None)
+            shared[number % 7] = {number}
+            shared.pop((number + 3) % 7, None)
+            shared["b"] = [(1,)] * (number % 5)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(1500):
+            text, _ = encode(shared)
+            assert isinstance(decode(text), dict)
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "nonsense",
+        '{"$":"unknown","v":1}',
+        '{"$":"tuple"}',
+        '{"$":["tuple"],"v":1}',
+        '{"$":"datetime","v":"never"}',
+        '{"$":"bytes","v":1}',
+        '{"$":"dataclass","class":"a:b","v":3}',
+        '{"$":"timedelta","v":[9999999999,0,0]}',
+        '{"$":"Decimal","v":"x"}',
+        '{"$":"str","v":"zz"}',
+    ],
+)
+def test_what_is_no_payload_of_the_store_raises_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        decode(text)
+
+
+def test_without_msgspec_the_json_module_does_it_all() -> None:
+    assert run_isolated("store_without_msgspec.py") == "json\n"
