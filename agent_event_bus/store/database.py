@@ -128,9 +128,9 @@ class Database:
 
     # Opening
 
-    def _connect(self, busy_seconds: float) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             # Each commit is on the disk when it returns, on macOS in the drive's cache too.
@@ -147,8 +147,9 @@ class Database:
         if self._closed:
             raise StoreClosedError(f"the store {self.path!r} is closed")
         if self._writer is None:
-            connection = self._connect(0.0)  # waiting is done by _retry, which is fairer
+            connection = self._connect()
             try:
+                connection.execute("PRAGMA busy_timeout = 0")  # _retry waits, which is fairer
                 self._prepare(connection)
             except BaseException:
                 connection.close()
@@ -303,7 +304,7 @@ class Database:
             if self._closed:
                 raise StoreClosedError(f"the store {self.path!r} is closed")
             if self._reader is None:
-                self._reader = self._connect(BUSY_SECONDS)
+                self._reader = self._connect()
                 self._reader.execute("PRAGMA query_only = ON")
             yield self._reader
 

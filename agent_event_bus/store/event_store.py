@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EventStore"]
 
+STATS_SECONDS = 0.5
+
 
 class EventStore:
     """A durable, append-only log of events in one SQLite file, see docs/store.md.
@@ -455,7 +457,7 @@ class EventStore:
         return prune(self._database, before_seq, oldest, keep_last)
 
     def stats(self) -> dict[str, int]:
-        """Return counts. It waits for a commit that is in progress.
+        """Return counts. It waits for a commit that is in progress, half a second at most.
 
         Returns:
             ``stored``: events in the file. ``uncommitted``: events of this object that are queued
@@ -467,11 +469,18 @@ class EventStore:
             StoreError: The file cannot be read.
             StoreClosedError: The store is closed.
         """
-        # A commit holds this lock until its events are no longer counted as uncommitted.
-        with self._database.write_lock, self._database.reading() as connection:
-            uncommitted, dropped = self._writer.counts()
-            (stored,) = connection.execute("SELECT count(*) FROM events").fetchone()
-            last = last_seq(connection)
+        # A commit holds this lock until its events are no longer counted as uncommitted. One that
+        # takes longer waits for another process or for the disk, and has not got that far.
+        lock = self._database.write_lock
+        held = lock.acquire(timeout=STATS_SECONDS)
+        try:
+            with self._database.reading() as connection:
+                uncommitted, dropped = self._writer.counts()
+                (stored,) = connection.execute("SELECT count(*) FROM events").fetchone()
+                last = last_seq(connection)
+        finally:
+            if held:
+                lock.release()
         return {
             "stored": stored,
             "uncommitted": uncommitted,

@@ -238,27 +238,33 @@ class Writer:
 
     def _work(self) -> None:
         idle_since = time.monotonic()
-        given_up_at: float | None = None
         while True:
-            pause = RETRY_SECONDS if self._failing else GROUP_SECONDS
-            self._wake.acquire(timeout=pause)
-            while self._commit_group():
+            self._wake.acquire(timeout=RETRY_SECONDS if self._failing else GROUP_SECONDS)
+            while self._commit_group() and threading.main_thread().is_alive():
                 idle_since = time.monotonic()
-            ending = self._closing or self._exiting or not threading.main_thread().is_alive()
-            now = time.monotonic()
+            if not threading.main_thread().is_alive():
+                self._exiting = True
             with self.lock:
-                if not self._queue and (ending or now - idle_since > LINGER_SECONDS):
+                if self._closing or self._exiting:
+                    # Whoever appends from now on commits by itself, so there is an end to it, also
+                    # when daemon threads go on emitting.
+                    self._thread = None
+                    break
+                idle = time.monotonic() - idle_since > LINGER_SECONDS
+                if idle and not self._queue:
                     self._thread = None
                     return
-            if ending:
-                # At the end of the program the interpreter waits for this thread: not for ever.
-                given_up_at = given_up_at or now + LAST_SECONDS
-                if self._closing or now > given_up_at:
-                    with self.lock:
-                        self._thread = None
-                    if not self._closing:
-                        self._lose()
-                    return
+        if not self._closing:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Write what is queued when the program ends, which waits for this, but not for ever."""
+        end = time.monotonic() + LAST_SECONDS
+        self._drain()
+        while self._queue and time.monotonic() < end:
+            time.sleep(min(RETRY_SECONDS, LAST_SECONDS))
+            self._drain()
+        self._lose()
 
     def _drain(self) -> None:
         """Commit in the calling thread, where no thread can be started."""
@@ -277,7 +283,7 @@ class Writer:
         if self._commit(group):
             with self.lock:
                 # Fewer make no group of their own, unless somebody waits for them.
-                return len(self._queue) >= GROUP or self._closing
+                return len(self._queue) >= GROUP or self._closing or self._exiting
         return False
 
     def _commit(self, group: list[Item]) -> bool:

@@ -1,0 +1,60 @@
+"""What the tests of the store share: a disk that refuses, payloads, and waiting for a condition."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from helpers import DEADLINE
+
+from agent_event_bus.store import EventStore, database
+
+SMALL: dict[str, Any] = {"tool": "search", "arguments": {"query": "weather", "count": 3}}
+
+
+def names(store: EventStore, **options: Any) -> list[str]:
+    """Return the names of the events in a store, in order."""
+    return [event.name for event in store.read(**options)]
+
+
+def payloads(store: EventStore, **options: Any) -> list[Any]:
+    """Return the payloads of the events in a store, in order."""
+    return [event.payload for event in store.read(**options)]
+
+
+def numbers(store: EventStore, **options: Any) -> list[int]:
+    """Return the numbers of the events in a store, in order."""
+    return [event.seq for event in store.read(**options)]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does; fail when it does not."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+@contextmanager
+def writing_elsewhere(path: Path) -> Iterator[None]:
+    """Keep everybody else from writing to a store, as a process in a long transaction does."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+@contextmanager
+def refusing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have every commit to a store fail, and at once."""
+    with monkeypatch.context() as patch, writing_elsewhere(path):
+        patch.setattr(database, "BUSY_SECONDS", 0.0)
+        yield
