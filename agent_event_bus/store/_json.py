@@ -72,7 +72,14 @@ def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
 _encoder = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
 )
-_decoder = json.JSONDecoder()
+
+
+def _refuse(constant: str) -> None:
+    """Refuse NaN and its like, which the json module would take though JSON has none."""
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _checked(text: str) -> str:

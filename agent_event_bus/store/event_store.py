@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from agent_event_bus.store import ledger, replay
 from agent_event_bus.store.database import Database, last_seq
 from agent_event_bus.store.errors import StoreClosedError, StoreError
+from agent_event_bus.store.jsonl import export_jsonl, import_jsonl
 from agent_event_bus.store.process import register
 from agent_event_bus.store.prune import prune
 from agent_event_bus.store.recorder import Capture, Redact, checked_timestamp, subscribe
 from agent_event_bus.store.reports import Reports
+from agent_event_bus.store.verify import verify
 from agent_event_bus.store.writer import POLICIES, Writer
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class EventStore:
         if _number("max_queue", max_queue) < 1:
             raise ValueError(f"max_queue must be at least 1, not {max_queue!r}")
         self._capture = Capture(redact)
+        self._redacts = redact is not None
         self._reports = Reports()
         self._each = sync == "each"
         self._closed = False
@@ -455,6 +458,55 @@ class EventStore:
         if older_than is not None:
             oldest = time.time() - _seconds("older_than", older_than)
         return prune(self._database, before_seq, oldest, keep_last)
+
+    def export_jsonl(self, path: str | os.PathLike[str]) -> int:
+        """Write every event that is on the disk to a file, one JSON object a line.
+
+        The file is whole or not there: it gets its name when all of it is on the disk.
+
+        Args:
+            path: The file; one that is there is replaced.
+
+        Returns:
+            How many events it has.
+
+        Raises:
+            OSError: The file cannot be written; nothing has changed then.
+            StoreError: The store cannot be read.
+            StoreClosedError: The store is closed.
+        """
+        return export_jsonl(self._database, path)
+
+    def import_jsonl(self, path: str | os.PathLike[str]) -> int:
+        """Append the events of a file, all of them in one commit or none.
+
+        Args:
+            path: A file of ``export_jsonl``, or recorded runs: a line has the keys ``"event"`` and
+                ``"payload"``. The events get new numbers, in the order of the file.
+
+        Returns:
+            How many events were appended.
+
+        Raises:
+            ValueError: A line is malformed; the message names the file and the line.
+            OSError: The file cannot be read.
+            StoreError: The disk or the file of the store refuses.
+            StoreClosedError: The store is closed.
+        """
+        return import_jsonl(self._database, path, self._capture.row if self._redacts else None)
+
+    def verify(self) -> list[str]:
+        """Check the file, every event and the ledger.
+
+        Returns:
+            What is wrong, a sentence each, without contents of payloads; empty when all is sound.
+
+        Raises:
+            StoreError: The file cannot be opened.
+            StoreClosedError: The store is closed.
+        """
+        with self._database.reading() as connection:
+            return verify(connection)
 
     def stats(self) -> dict[str, int]:
         """Return counts. It waits for a commit that is in progress, half a second at most.
