@@ -28,6 +28,7 @@ SUITES = (
     "import_time",
     "recorded",
     "runtime_bus",
+    "durable",
 )
 CHARTED = (
     ("emit", "1 handler"),
