@@ -376,5 +376,6 @@ def test_every_example_runs(example: Path, tmp_path: Path) -> None:
         "the last of the inbox: {'answer': 'It is on its way.'}\n",
         "watch_an_agent": "answer: 14\ntraced: square(1), square(2), square(3)\n",
         "record_and_replay": "recorded 8 events\nsearch: 2\nread: 1\n",
+        "durable_log": "audit: run.end \nreplayed: 5\n",
     }
     assert result.stdout.endswith(expected[example.stem])

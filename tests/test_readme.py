@@ -41,6 +41,7 @@ CLASSES = (
 )
 # The pages that have tables of promises, and more rows than how many.
 PROMISES = {"runtime.md": 50, "semantics.md": 150}
+PROMISES = {"semantics.md": 150, "store.md": 50}
 EXPORTED = {name: getattr(agent_event_bus, name) for name in agent_event_bus.__all__}
 FUNCTIONS = {name for name, value in EXPORTED.items() if inspect.isfunction(value)}
 EXCEPTIONS = {
@@ -236,6 +237,19 @@ def test_the_readme_gives_methods_their_real_signatures(name: str) -> None:
         assert bool(parenthesis) == callable(getattr(cls, method, cls)), entry
         if parenthesis:
             assert entry == method + signature_of(cls, method)
+
+
+def test_the_page_of_the_store_lists_every_public_attribute_with_its_real_signature() -> None:
+    from agent_event_bus.store import EventStore
+
+    listed = [row[0].strip("`") for row in rows(section(DOCS / "store.md", "API"))]
+    public = {name for name in dir(EventStore) if name[0] != "_"}
+    assert {entry.partition("(")[0] for entry in listed} == public | {"EventStore"}
+    for entry in listed:
+        name, parenthesis, _ = entry.partition("(")
+        assert bool(parenthesis) == callable(getattr(EventStore, name, EventStore)), entry
+        if parenthesis:
+            assert entry == name + signature_of(EventStore, name)
 
 
 def test_the_readme_explains_every_option_of_a_subscription() -> None:
