@@ -183,6 +183,8 @@ def test_reading_selects_by_number_key_run_and_limit(path: Path) -> None:
         assert names(store, limit=0) == []
         assert names(store, after=1, key="tool.*", run_id="run 1", limit=1) == ["tool.end"]
         assert names(store, run_id="nobody's") == []
+        assert names(store, after=2**70) == []
+        assert len(names(store, limit=2**70)) == 4
 
 
 def test_a_limit_counts_the_events_that_match_also_over_many_pages(path: Path) -> None:
@@ -321,6 +323,7 @@ def test_redact_must_be_no_coroutine_function(path: Path) -> None:
         ({"name": 5}, TypeError),
         ({"name": "a", "run_id": 5}, TypeError),
         ({"name": "a", "timestamp": "now"}, TypeError),
+        ({"name": "a", "timestamp": 10**400}, ValueError),
         ({"name": "a", "timestamp": float("nan")}, ValueError),
     ],
 )
@@ -453,3 +456,20 @@ def test_close_from_several_threads_stores_everything_once(path: Path) -> None:
         thread.join()
     with EventStore(path) as again:
         assert payloads(again) == list(range(1000))
+
+
+def test_a_close_that_is_interrupted_may_be_called_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    store = EventStore(path)
+    store.append("a", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.close()
+    store.close()
+    with EventStore(path) as again:
+        assert payloads(again) == [1]

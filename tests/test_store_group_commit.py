@@ -59,6 +59,28 @@ def test_what_nobody_waits_for_is_stored_in_groups(path: Path) -> None:
         assert payloads(store) == list(range(500))
 
 
+def test_a_group_is_bounded_by_count_and_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agent_event_bus.store import writer
+
+    monkeypatch.setattr(writer, "GROUP_CHARACTERS", 1000)
+    with EventStore(path) as store:
+        before = commits(path)
+        with writing_elsewhere(path):
+            for _ in range(40):
+                store.append("a", "x" * 98)  # with its quotes 100 characters
+        assert store.flush()
+        assert commits(path) - before in (4, 5)  # the thread may have begun after the first few
+        assert len(numbers(store)) == 40
+    monkeypatch.setattr(writer, "GROUP_CHARACTERS", 10**9)
+    with EventStore(path.with_name("other.db")) as store:
+        before = commits(path.with_name("other.db"))
+        with writing_elsewhere(path.with_name("other.db")):
+            for number in range(3000):
+                store.append("a", number)
+        assert store.flush()
+        assert commits(path.with_name("other.db")) - before in (3, 4)
+
+
 def test_several_loops_may_wait_at_once(path: Path) -> None:
     with EventStore(path) as store:
 

@@ -346,6 +346,15 @@ async def test_a_bus_that_refuses_a_payload_ends_the_replay(path: Path) -> None:
         await soon(store.replay(bus))
 
 
+async def test_a_closed_bus_ends_the_replay_and_nothing_is_acknowledged(path: Path) -> None:
+    bus = EventBus()
+    await bus.aclose()
+    with filled(path, "a", "b") as store:
+        with pytest.raises(RuntimeError, match="event 1 is not delivered"):
+            await soon(store.replay(bus, consumer="c", auto_ack=True))
+        assert [event.seq for event in store.pending("c")] == [1, 2]
+
+
 async def test_handlers_that_fail_disturb_no_replay(path: Path) -> None:
     bus = EventBus(on_error=lambda *args: None)
 

@@ -137,6 +137,8 @@ class Database:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
+            # After a burst the write-ahead log is cut back to this many bytes.
+            connection.execute("PRAGMA journal_size_limit = 67108864")
         except BaseException:
             connection.close()
             raise
@@ -160,7 +162,7 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make a new file a store, and refuse what is none or cannot be written."""
         mark, version, tables = self._retry(lambda: self._identity(connection))
-        if not tables:
+        if not tables and mark in (0, APPLICATION_ID):
             self._retry(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone())
             self._retry(lambda: connection.execute("BEGIN IMMEDIATE"))
             try:
@@ -192,9 +194,10 @@ class Database:
 
     @staticmethod
     def _identity(connection: sqlite3.Connection) -> tuple[int, int, bool]:
+        # The tables first: another process may make all of them, and the marks, in between.
+        tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         (mark,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         return mark, version, tables is not None
 
     def _retry(self, action: Any) -> Any:

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent_event_bus.store import ledger, replay
@@ -77,7 +76,6 @@ class EventStore:
         self._reports = Reports()
         self._each = sync == "each"
         self._closed = False
-        self._closing = RLock()
         self._late = 0  # events of a bus that could not be stored at once, or came after the end
         self._database = Database(path)
         self._writer = Writer(self._database, max_queue, overflow)
@@ -303,7 +301,7 @@ class EventStore:
     def _events(
         self, after: int, key: Any, run_id: str | None, limit: int | None, consumer: str | None
     ) -> Iterator[StoredEvent]:
-        _count("after", after)
+        after = _count("after", after)
         _run_id(run_id)
         if limit is not None:
             _count("limit", limit)
@@ -345,6 +343,7 @@ class EventStore:
             TypeError: An argument is of the wrong type.
             StoreError: The file refuses, or an event is damaged.
             StoreClosedError: The store is closed.
+            RuntimeError: The bus is closed.
             Exception: What ``emit_async`` raises, of a guard say, ends the replay.
         """
         if speed is not None:
@@ -453,7 +452,7 @@ class EventStore:
         if before_seq is not None:
             _count("before_seq", before_seq)
         if keep_last is not None:
-            _count("keep_last", keep_last)
+            keep_last = _count("keep_last", keep_last)
         oldest = None
         if older_than is not None:
             oldest = time.time() - _seconds("older_than", older_than)
@@ -547,14 +546,19 @@ class EventStore:
         Raises:
             StoreError: Events could not be written and are lost; the store is closed all the same.
         """
-        with self._closing:
+        with self._writer.end_lock:
             if self._closed:
                 return
             self._closed = True
             try:
                 self._writer.close()
-            finally:
+            except StoreError:
                 self._database.close()
+                raise
+            except BaseException:
+                self._closed = False  # interrupted: nothing is lost, and it may be called again
+                raise
+            self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -574,9 +578,10 @@ def _number(name: str, value: Any, types: tuple[type, ...] = (int,)) -> Any:
     return value
 
 
-def _count(name: str, value: Any) -> None:
+def _count(name: str, value: Any) -> int:
     if _number(name, value) < 0:
         raise ValueError(f"{name} must not be negative, not {value!r}")
+    return min(int(value), 2**63 - 1)  # more than SQLite counts
 
 
 def _seconds(name: str, value: Any) -> float:

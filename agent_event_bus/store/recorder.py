@@ -11,7 +11,6 @@ import inspect
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable
@@ -57,7 +56,7 @@ class Capture:
         self._reports = Reports()
         # Emits nothing: it is here for what a bus accepts as an event name.
         self._names = EventBus()
-        self._good: OrderedDict[str, None] = OrderedDict()
+        self._good: set[str] = set()
 
     def name(self, name: Any) -> str:
         """Return an event name as an exact string.
@@ -71,7 +70,7 @@ class Capture:
         text = self._names.emitter(name).name
         if len(self._good) >= REMEMBERED:
             self._good.clear()
-        self._good[text] = None
+        self._good.add(text)
         return text
 
     def row(
@@ -143,9 +142,12 @@ def checked_timestamp(timestamp: Any) -> float | None:
         return None
     if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)):
         raise TypeError(f"timestamp must be a number of seconds, not {type(timestamp).__name__}")
-    when = float(timestamp)
+    try:
+        when = float(timestamp)
+    except OverflowError:
+        when = math.inf
     if not math.isfinite(when):
-        raise ValueError(f"timestamp must be finite, not {timestamp!r}")
+        raise ValueError("timestamp must be a finite number of seconds")
     return when
 
 

@@ -185,6 +185,8 @@ async def replay(
             continue
         if pace is not None:
             await pace.wait_for(event.timestamp)
+        if getattr(bus, "closed", False) is True:
+            raise RuntimeError(f"{bus!r} is closed, and event {event.seq} is not delivered")
         current = Delivery(store.path, event.name, event.payload)
         token = delivery.set(current)
         try:

@@ -36,6 +36,8 @@ POLICIES = ("drop_oldest", "drop_newest", "block")
 # Seconds that an event waits for others at most, and events that make a group without waiting.
 GROUP_SECONDS = 0.05
 GROUP = 1000
+# Characters of payloads that end a group, so that large ones make no huge transaction.
+GROUP_CHARACTERS = 16_000_000
 # Seconds between two attempts while the disk refuses and nobody waits.
 RETRY_SECONDS = 0.5
 # Seconds that the thread lives on without work, and seconds it tries at the end of the program.
@@ -87,6 +89,7 @@ class Writer:
         self._wake = threading.Lock()
         self._wake.acquire()
         self._draining = threading.RLock()
+        self.end_lock = threading.RLock()  # for the store, to close once
         self._asked: object = None  # the loop that will wake the thread in its next turn
 
     # Putting something in
@@ -274,16 +277,24 @@ class Writer:
 
     def _commit_group(self) -> bool:
         """Commit the next group; say whether another should follow at once."""
+        group: list[Item] = []
+        size = 0
         with self.lock:
-            group = [self._queue.popleft() for _ in range(min(GROUP, len(self._queue)))]
-            self._waited_for -= sum(1 for item in group if item[1] is not None)
+            while self._queue and len(group) < GROUP and size < GROUP_CHARACTERS:
+                item = self._queue.popleft()
+                group.append(item)
+                if item[1] is not None:
+                    self._waited_for -= 1
+                if item[0] is not None and len(item[0]) == EVENT_FIELDS:
+                    size += len(cast("Row", item[0])[1])
+            left = bool(self._queue)
             self._room.notify_all()
         if not group:
             return False
         if self._commit(group):
             with self.lock:
                 # Fewer make no group of their own, unless somebody waits for them.
-                return len(self._queue) >= GROUP or self._closing or self._exiting
+                return left or len(self._queue) >= GROUP or self._closing or self._exiting
         return False
 
     def _commit(self, group: list[Item]) -> bool:
@@ -496,7 +507,7 @@ def _resolve(results: list[tuple[Waiter, Any]]) -> None:
     for loop, pairs in loops.items():
         try:
             loop.call_soon_threadsafe(_resolve_here, pairs)
-        except RuntimeError:
+        except Exception:
             continue  # the loop is closed, and nobody waits there any more
 
 
