@@ -152,15 +152,15 @@ def test_threads_get_numbers_of_their_own(path: Path) -> None:
     with EventStore(path, sync="each") as store:
 
         def work() -> None:
-            given.extend([store.append("a", threading.get_ident()) for _ in range(25)])
+            given.extend([store.append("a", threading.get_ident()) for _ in range(10)])
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(number or 0 for number in given) == list(range(1, 101))
-        assert numbers(store) == list(range(1, 101))
+        assert sorted(number or 0 for number in given) == list(range(1, 41))
+        assert numbers(store) == list(range(1, 41))
 
 
 # Reading
@@ -219,13 +219,15 @@ def test_reading_ends_with_the_last_event_there_was_at_the_call(path: Path) -> N
 
 
 def test_a_paused_reader_holds_up_nobody(path: Path) -> None:
-    with EventStore(path, sync="each") as store:
+    with EventStore(path) as store:
         for _ in range(300):
             store.append("a")
+        store.flush()
         reader = store.read()
         next(reader)
         # Neither writing, nor deleting, nor moving the log into the file waits for it.
         store.append("b")
+        store.flush()
         assert store.prune(keep_last=1) == 300
         connection = sqlite3.connect(path)
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

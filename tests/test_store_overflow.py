@@ -51,8 +51,8 @@ def test_a_full_queue_drops_and_counts_and_warns(
         assert (counts["stored"], counts["dropped"]) == (4, 7)
     # The first is told at once, the rest at the latest when the store is closed.
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert sum(int(text.split()[0]) for text in said) == 7
-    assert "1 events were dropped, because the queue of" in said[0]
+    assert sum(int(text.split()[-1]) for text in said) == 7
+    assert said[0] == f"The queue of {path} is full; events dropped: 1"
 
 
 def test_what_somebody_waits_for_is_never_dropped(path: Path) -> None:

@@ -76,7 +76,6 @@ class EventStore:
         self._reports = Reports()
         self._each = sync == "each"
         self._closed = False
-        self._late = 0  # events of a bus that could not be stored at once, or came after the end
         self._database = Database(path)
         self._writer = Writer(self._database, max_queue, overflow)
         register(self._writer)
@@ -185,7 +184,7 @@ class EventStore:
             else:
                 self._writer.put(row)
         except StoreClosedError:
-            self._late += 1
+            self._writer.count_dropped()
             if self._reports.due("closed"):
                 self._reports.log(
                     logging.WARNING,
@@ -194,7 +193,7 @@ class EventStore:
                     self.path,
                 )
         except Exception as error:
-            self._late += 1
+            self._writer.count_dropped()
             # Only the errors of the store itself are known to have no contents of the payload.
             said = error if isinstance(error, StoreError) else type(error).__name__
             if self._reports.due("not recorded"):
@@ -535,7 +534,7 @@ class EventStore:
         return {
             "stored": stored,
             "uncommitted": uncommitted,
-            "dropped": dropped + self._late,
+            "dropped": dropped,
             "last_seq": last,
             "size_bytes": self._database.size(),
         }

@@ -410,9 +410,9 @@ class Writer:
         if count:
             self._reports.log(
                 logging.WARNING,
-                "%d events were dropped, because the queue of %s is full",
-                count,
+                "The queue of %s is full; events dropped: %d",
                 self.database.path,
+                count,
             )
 
     def _lose(self) -> int:
@@ -432,17 +432,23 @@ class Writer:
         if unreported:
             self._reports.log(
                 logging.WARNING,
-                "%d events were dropped, because the queue of %s is full",
-                unreported,
+                "The queue of %s is full; events dropped: %d",
                 path,
+                unreported,
             )
         if lost:
             self._reports.log(
-                logging.ERROR, "%d events were never written to %s and are lost", lost, path
+                logging.ERROR, "Events lost, because %s could not be written: %d", path, lost
             )
         return lost
 
     # The end
+
+    def count_dropped(self) -> None:
+        """Count an event as dropped that never came into the queue, and that the log has."""
+        with self.lock:
+            self._dropped += 1
+            self._reported += 1
 
     def counts(self) -> tuple[int, int]:
         """Return how many events are uncommitted, and how many were dropped."""
@@ -465,7 +471,7 @@ class Writer:
         self._drain()
         lost = self._lose()
         if lost:
-            raise StoreError(f"{lost} events were never written to {self.database.path!r}")
+            raise StoreError(f"{self.database.path!r}: could not be written; events lost: {lost}")
 
     def exit(self) -> None:
         """Write what is queued, at the end of the program; from now on without a thread."""
