@@ -186,9 +186,12 @@ class Database:
         if mode != ("wal",):
             raise StoreError(f"{self.path!r} cannot have a write-ahead log, only {mode[0]!r}")
         try:
+            # On a file that may only be read, BEGIN IMMEDIATE is content to read.
             connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM acks WHERE 0")
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
+            _roll_back(connection)
             if not is_busy(error):
                 raise
 

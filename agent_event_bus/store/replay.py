@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agent_event_bus import EventBus
 from agent_event_bus.store.database import Database, last_seq
 from agent_event_bus.store.encoding import decode
-from agent_event_bus.store.errors import StoreError
+from agent_event_bus.store.errors import StoreClosedError, StoreError
 from agent_event_bus.store.events import FORMS, StoredEvent
 from agent_event_bus.store.ledger import unacknowledged
 from agent_event_bus.store.recorder import Delivery, delivery
@@ -99,7 +99,7 @@ def events(
         conditions.append(unacknowledged)
     query = (
         "SELECT seq, name, payload, form, timestamp, run_id FROM events"
-        f" WHERE {' AND '.join(conditions)} ORDER BY seq LIMIT {PAGE}"
+        f" WHERE {' AND '.join(conditions)} ORDER BY seq LIMIT :size"
     )
     values = {"after": after, "last": last, "run_id": run_id, "consumer": consumer}
     return _pages(database, query, values, matches, limit)
@@ -109,15 +109,25 @@ def _pages(
     database: Database, query: str, values: dict[str, Any], matches: Matcher, limit: int | None
 ) -> Iterator[StoredEvent]:
     left = math.inf if limit is None else limit
+    size = PAGE
     while left > 0:
-        page = database.query(query, values)
+        try:
+            page = database.query(query, {**values, "size": size})
+        except StoreClosedError:
+            raise
+        except StoreError:
+            # Where the file is damaged, what is before the damage can be read one by one.
+            if size == 1:
+                raise
+            size = 1
+            continue
         for seq, name, text, form, timestamp, run_id in page:
             if matches(name):
                 yield _event(database.path, seq, name, text, form, timestamp, run_id)
                 left -= 1
                 if left <= 0:
                     return
-        if len(page) < PAGE:
+        if len(page) < size:
             return
         values = {**values, "after": page[-1][0]}
 

@@ -44,16 +44,30 @@ def verify_file(path: str | os.PathLike[str]) -> list[str]:
     For a file that ``EventStore`` refuses to open. It is opened for reading alone, except that
     SQLite may have to bring its write-ahead log into order. Nothing is raised, whatever it is.
     """
+    name = os.path.abspath(os.fspath(path))
     try:
-        # A path may have characters that mean something in a URI.
-        uri = Path(os.path.abspath(os.fspath(path))).as_uri()
-        connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None)
+        connection = _opened(name, "mode=ro")
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master")
+        except sqlite3.OperationalError:
+            # In a folder that may not be written SQLite cannot make the files that go with a
+            # write-ahead log. Without such a log it needs none.
+            if not os.path.exists(f"{name}-wal"):
+                connection.close()
+                connection = _opened(name, "mode=ro&immutable=1")
+        except sqlite3.DatabaseError:
+            pass  # damaged, as will be found
     except (sqlite3.Error, OSError, ValueError) as error:
         return [f"the file cannot be opened: {error}"]
     try:
         return verify(connection)
     finally:
         connection.close()
+
+
+def _opened(name: str, how: str) -> sqlite3.Connection:
+    """Return a connection to a file; its name may have characters that URIs use."""
+    return sqlite3.connect(f"{Path(name).as_uri()}?{how}", uri=True, isolation_level=None)
 
 
 def verify(connection: sqlite3.Connection) -> list[str]:
