@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,10 +13,15 @@ from pathlib import Path
 import pytest
 from helpers import PACKAGES
 
+from agent_event_bus.store import EventStore
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import chart, cli, instructions, report  # noqa: E402
+from benchmarks.durable import EVENT as DURABLE_EVENT  # noqa: E402
+from benchmarks.durable import FILES, NUMBERS, folder_on_disk, prepare  # noqa: E402
+from benchmarks.durable import SUITE as DURABLE_SUITE  # noqa: E402
 from benchmarks.emit import complaints  # noqa: E402
 from benchmarks.emit_async import SUITE as ASYNC_SUITE  # noqa: E402
 from benchmarks.emit_async import TARGETS  # noqa: E402
@@ -30,6 +36,7 @@ from benchmarks.harness import (  # noqa: E402
     Table,
     Target,
     UnsupportedError,
+    event_loop,
     measure,
 )
 from benchmarks.observing import HISTORY, TIMING, differences  # noqa: E402
@@ -265,12 +272,37 @@ def test_what_looking_back_adds_is_the_difference_of_the_same_round() -> None:
 
 @pytest.mark.parametrize(
     "suite", [PATTERNS_SUITE, OBSERVING_SUITE, RUNTIME_SUITE], ids=lambda suite: suite.name
+    "suite", [PATTERNS_SUITE, OBSERVING_SUITE, DURABLE_SUITE], ids=lambda suite: suite.name
 )
 def test_the_targets_of_a_suite_are_rows_that_it_measures(suite: Suite) -> None:
     tables = suite.run(QUICK)
     for target in suite.targets:
         of_full_size = "10,000 patterns" in target.row  # which a quick run does not have
         assert (target.measured(tables) is None) == of_full_size, target.what
+
+
+@pytest.mark.parametrize("row", NUMBERS)
+def test_each_row_of_durable_events_writes_what_it_is_divided_by(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    number = min(NUMBERS[row], 50)
+    with folder_on_disk() as folder, event_loop() as loop:
+        statement = prepare(Handlers(), row=row, folder=folder, number=number)
+        if row == FILES:
+            queue = statement.names["files"]
+            statement = dataclasses.replace(statement, teardown="")
+        statement.compiled(loop)(2)
+        if statement.finish is not None:
+            loop.run_until_complete(statement.finish())
+        if row == FILES:
+            found = [json.loads(file.read_text())["payload"] for file in queue.folder.iterdir()]
+        else:
+            with EventStore(next(folder.iterdir())) as store:
+                found = [event.payload for event in store.read()]
+                assert store.verify() == []
+        assert found == [DURABLE_EVENT] * (2 * number)
+    assert list(tmp_path.iterdir()) == []
 
 
 # The command
