@@ -14,6 +14,7 @@ from dataclasses import InitVar, dataclass, field, make_dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, IntFlag
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Callable, ClassVar, NamedTuple
 from uuid import UUID
@@ -329,6 +330,12 @@ class TestDataclasses:
         text, form = encode(value)
         assert (decode(text), form) == (Point(1), REPR)
 
+    def test_what_a_cached_property_has_kept_is_no_loss(self) -> None:
+        value = Lazy(2)
+        assert value.square == 4
+        back = there_and_back(value)
+        assert (back, "square" in vars(back), back.square) == (value, False, 4)
+
     def test_a_field_that_was_added_since_gets_its_default(self) -> None:
         text, _ = encode(Point(1, 2.0))
         assert decode(text.replace(',"y":2.0', "")) == Point(1, 0.5)
@@ -337,6 +344,15 @@ class TestDataclasses:
     def test_one_whose_fields_have_changed_becomes_a_dict(self, change: tuple[str, str]) -> None:
         text, _ = encode(Point(1, 2.0))
         assert isinstance(decode(text.replace(*change)), dict)
+
+
+@dataclass
+class Lazy:
+    x: int
+
+    @cached_property
+    def square(self) -> int:
+        return self.x**2
 
 
 @dataclass
@@ -551,6 +567,11 @@ class TestWhatCannotBeStored:
         text, form = encode(endless())
         assert form == REPR
         assert decode(text)[0] == 1
+
+    def test_a_hundred_levels_come_back_and_more_are_flagged(self) -> None:
+        for make in (deep, lambda levels: (deep(levels - 1),)):
+            assert same(there_and_back(make(99)), make(99))
+            assert encode(make(101))[1] == REPR
 
     def test_a_stack_that_is_almost_full_does_not_raise(self) -> None:
         forms: list[int] = []
