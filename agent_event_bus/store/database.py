@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from threading import RLock
 from typing import Any
 from zlib import crc32
@@ -69,11 +70,17 @@ def last_seq(connection: sqlite3.Connection) -> int:
     return int(found[0]) if found else 0
 
 
-# Rows that one statement inserts. SQLite before 3.32 takes 999 parameters, here 6 a row. Many rows
-# a statement, because the interpreter lock is given up and taken again for each statement.
-CHUNK = 128
-_INTO = "INSERT INTO events (name, payload, form, timestamp, run_id, crc) VALUES "
-_STATEMENTS = {2**n: _INTO + ", ".join(["(?, ?, ?, ?, ?, ?)"] * 2**n) for n in range(8)}
+# Rows that one statement inserts at most: SQLite takes 32,766 parameters, before 3.32 only 999,
+# and a row has 6. Many rows a statement, because the interpreter lock is given up and taken again
+# for each, which takes 5 ms when a thread is busy that emits.
+CHUNK = 4096 if sqlite3.sqlite_version_info >= (3, 32) else 128
+
+
+@cache
+def _insertion(size: int) -> str:
+    """Return the statement that inserts so many events. Only powers of two are asked for."""
+    into = "INSERT INTO events (name, payload, form, timestamp, run_id, crc) VALUES "
+    return into + ", ".join(["(?, ?, ?, ?, ?, ?)"] * size)
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[int]:
@@ -90,11 +97,16 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[int]:
         for row in rows[start : start + size]:
             values += row
             values.append(checksum(*row))
-        last = connection.execute(_STATEMENTS[size], values).lastrowid
+        last = connection.execute(_insertion(size), values).lastrowid
         assert last is not None
         numbers.extend(range(last - size + 1, last + 1))
         start += size
     return numbers
+
+
+def is_one_statement(count: int) -> bool:
+    """Whether so many events are inserted by one statement."""
+    return count <= CHUNK and count & (count - 1) == 0
 
 
 def is_busy(error: BaseException | None) -> bool:
@@ -249,36 +261,33 @@ class Database:
             finally:
                 self._inside = False
 
-    def insert_one(self, row: Row) -> int:
-        """Insert one event durably, as fast as that goes, and return its number.
+    def insert(self, rows: Sequence[Row]) -> list[int]:
+        """Insert events durably, as fast as that goes, and return their numbers.
 
         Raises:
             StoreError: What SQLite refused.
             StoreClosedError: The store is closed.
         """
+        if not is_one_statement(len(rows)):
+            with self.transaction() as connection:
+                return insert(connection, rows)
         with self.write_lock:
             self._no_nesting()
             try:
                 connection = self._writing()
-                values = (*row, checksum(*row))
                 self._inside = True
                 try:
                     # A statement outside a transaction is one of its own.
-                    return self._insert_at_once(connection, values)
+                    return insert(connection, rows)
+                except sqlite3.OperationalError as error:
+                    if not is_busy(error):
+                        raise
+                    numbers: list[int] = self._retry(lambda: insert(connection, rows))
+                    return numbers
                 finally:
                     self._inside = False
             except sqlite3.Error as error:
                 raise StoreError(f"{self.path!r}: {error}") from error
-
-    def _insert_at_once(self, connection: sqlite3.Connection, values: tuple[object, ...]) -> int:
-        try:
-            last = connection.execute(_STATEMENTS[1], values).lastrowid
-        except sqlite3.OperationalError as error:
-            if not is_busy(error):
-                raise
-            last = self._retry(lambda: connection.execute(_STATEMENTS[1], values)).lastrowid
-        assert last is not None
-        return last
 
     def _no_nesting(self) -> None:
         # The lock is re-entrant: a signal handler or a finaliser may come here in the middle of a

@@ -127,7 +127,7 @@ class EventStore:
             self._capture.name(name), payload, _run_id(run_id), checked_timestamp(timestamp)
         )
         if self._each:
-            return self._database.insert_one(row)
+            return self._database.insert([row])[0]
         self._writer.put(row)
         return None
 
@@ -180,7 +180,7 @@ class EventStore:
         try:
             row = self._capture.row(name, payload, None, timestamp, run_id_of_payload=True)
             if self._each:
-                self._database.insert_one(row)
+                self._database.insert([row])
             else:
                 self._writer.put(row)
         except StoreClosedError:

@@ -33,9 +33,11 @@ from agent_event_bus.store.reports import Reports
 __all__ = ["POLICIES", "Writer"]
 
 POLICIES = ("drop_oldest", "drop_newest", "block")
-# Seconds that an event waits for others at most, and events that make a group without waiting.
+# Seconds that an event waits for others at most, events that make a group without waiting, and the
+# most that a group has: more have come together when the disk, or a busy emitter, was slow.
 GROUP_SECONDS = 0.05
 GROUP = 1000
+LARGEST_GROUP = 4096
 # Characters of payloads that end a group, so that large ones make no huge transaction.
 GROUP_CHARACTERS = 16_000_000
 # Seconds between two attempts while the disk refuses and nobody waits.
@@ -280,7 +282,7 @@ class Writer:
         group: list[Item] = []
         size = 0
         with self.lock:
-            while self._queue and len(group) < GROUP and size < GROUP_CHARACTERS:
+            while self._queue and len(group) < LARGEST_GROUP and size < GROUP_CHARACTERS:
                 item = self._queue.popleft()
                 group.append(item)
                 if item[1] is not None:
@@ -338,6 +340,10 @@ class Writer:
                 consumer, seq = cast("Ack", data)
                 acks.setdefault(consumer, []).append((index, seq))
         if not rows and not acks:
+            return results
+        if not acks:
+            for index, number in zip(events, self.database.insert(rows)):
+                results[index] = number
             return results
         with self.database.transaction() as connection:
             for index, number in zip(events, insert(connection, rows)):
