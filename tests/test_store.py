@@ -14,6 +14,7 @@ import pytest
 from helpers import soon
 from stores import names, numbers, payloads
 
+from agent_event_bus import EventKey
 from agent_event_bus.store import EventStore, StoreClosedError, StoredEvent, StoreError
 
 modes = pytest.mark.parametrize("sync", ["each", "batch"])
@@ -103,10 +104,12 @@ class Color(str, enum.Enum):
     RED = "color.red"
 
 
-def test_a_member_of_an_enum_is_a_name_as_on_a_bus(path: Path) -> None:
+def test_members_of_enums_and_typed_keys_are_names_as_on_a_bus(path: Path) -> None:
     with EventStore(path, sync="each") as store:
         store.append(Color.RED)
-        assert names(store) == ["color.red"]
+        store.append(EventKey[int]("tool.end"), 1)
+        assert names(store) == ["color.red", "tool.end"]
+        assert names(store, key=Color.RED) == ["color.red"]
 
 
 def test_text_that_utf8_has_not_is_escaped_in_names_and_runs(path: Path) -> None:
@@ -364,6 +367,8 @@ def test_the_file_is_a_database_in_wal_mode_with_an_identity(path: Path) -> None
         ]
         connection.close()
         assert found == ["wal", 0x41454253, 1]
+        with store._database.transaction() as connection:  # that of the store itself
+            assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
 def test_a_database_of_another_application_is_refused_and_not_changed(path: Path) -> None:

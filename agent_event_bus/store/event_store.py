@@ -21,12 +21,16 @@ from agent_event_bus.store.verify import verify
 from agent_event_bus.store.writer import POLICIES, Writer
 
 if TYPE_CHECKING:
+    from enum import Enum
     from types import TracebackType
+    from typing import Union
 
     from typing_extensions import Self
 
-    from agent_event_bus import EventBus, Subscription
+    from agent_event_bus import EventBus, EventKey, Subscription
     from agent_event_bus.store.events import StoredEvent
+
+    Name = Union[str, Enum, EventKey[Any]]
 
 __all__ = ["EventStore"]
 
@@ -98,7 +102,7 @@ class EventStore:
 
     def append(
         self,
-        name: str,
+        name: Name,
         payload: object = None,
         *,
         run_id: str | None = None,
@@ -133,7 +137,7 @@ class EventStore:
 
     async def append_async(
         self,
-        name: str,
+        name: Name,
         payload: object = None,
         *,
         run_id: str | None = None,
