@@ -117,6 +117,9 @@ def test_text_that_utf8_has_not_is_escaped_in_names_and_runs(path: Path) -> None
         store.append("a\ud800", run_id="\udfff")
         (event,) = store.read()
         assert (event.name, event.run_id) == ("a\\ud800", "\\udfff")
+        assert list(store.read(run_id="\udfff")) == [event]
+        store.ack("\ud800", 1)
+        assert list(store.pending("\ud800")) == []
 
 
 # Numbers

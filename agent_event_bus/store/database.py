@@ -128,7 +128,7 @@ class Database:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = os.path.abspath(os.fsdecode(path))
         self.write_lock = RLock()
         self.read_lock = RLock()
         self._writer: sqlite3.Connection | None = None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Literal
 
-from agent_event_bus.store import ledger, replay
+from agent_event_bus.store import arguments, ledger, replay
 from agent_event_bus.store.database import Database, last_seq
 from agent_event_bus.store.errors import StoreClosedError, StoreError
 from agent_event_bus.store.jsonl import export_jsonl, import_jsonl
 from agent_event_bus.store.process import register
 from agent_event_bus.store.prune import prune
-from agent_event_bus.store.recorder import Capture, Redact, checked_timestamp, subscribe
+from agent_event_bus.store.recorder import Capture, Redact, subscribe
 from agent_event_bus.store.reports import Reports
 from agent_event_bus.store.verify import verify
 from agent_event_bus.store.writer import POLICIES, Writer
@@ -73,7 +73,7 @@ class EventStore:
             raise ValueError(f"sync must be 'each' or 'batch', not {sync!r}")
         if overflow not in POLICIES:
             raise ValueError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
-        if _number("max_queue", max_queue) < 1:
+        if arguments.number("max_queue", max_queue) < 1:
             raise ValueError(f"max_queue must be at least 1, not {max_queue!r}")
         self._capture = Capture(redact)
         self._redacts = redact is not None
@@ -128,7 +128,10 @@ class EventStore:
             StoreClosedError: The store is closed.
         """
         row = self._capture.row(
-            self._capture.name(name), payload, _run_id(run_id), checked_timestamp(timestamp)
+            self._capture.name(name),
+            payload,
+            arguments.run_id(run_id),
+            arguments.timestamp(timestamp),
         )
         if self._each:
             return self._database.insert([row])[0]
@@ -164,7 +167,10 @@ class EventStore:
             StoreClosedError: The store is closed.
         """
         row = self._capture.row(
-            self._capture.name(name), payload, _run_id(run_id), checked_timestamp(timestamp)
+            self._capture.name(name),
+            payload,
+            arguments.run_id(run_id),
+            arguments.timestamp(timestamp),
         )
         number: int = await self._writer.submit(row)
         return number
@@ -240,7 +246,7 @@ class EventStore:
             StoreClosedError: The store is closed.
         """
         if timeout is not None:
-            _seconds("timeout", timeout)
+            timeout = min(arguments.seconds("timeout", timeout), TIMEOUT_MAX)
         if self._closed:
             raise StoreClosedError(f"the store {self.path!r} is closed")
         return self._writer.flush(timeout)
@@ -298,16 +304,17 @@ class EventStore:
             StoreError: The file refuses.
             StoreClosedError: The store is closed.
         """
-        self._know(consumer)
+        consumer = self._know(consumer)
         return self._events(after, key, run_id, limit, consumer)
 
     def _events(
         self, after: int, key: Any, run_id: str | None, limit: int | None, consumer: str | None
     ) -> Iterator[StoredEvent]:
-        after = _count("after", after)
-        _run_id(run_id)
+        after = arguments.count("after", after)
+        if arguments.run_id(run_id) is not None:
+            run_id = arguments.storable(str(run_id))
         if limit is not None:
-            _count("limit", limit)
+            arguments.count("limit", limit)
         return replay.events(
             self._database, after=after, key=key, run_id=run_id, limit=limit, consumer=consumer
         )
@@ -350,11 +357,11 @@ class EventStore:
             Exception: What ``emit_async`` raises, of a guard say, ends the replay.
         """
         if speed is not None:
-            _number("speed", speed, (int, float))
+            arguments.number("speed", speed, (int, float))
             if not speed > 0:
                 raise ValueError(f"speed must be more than 0, not {speed!r}")
         if consumer is not None:
-            self._know(consumer)
+            consumer = self._know(consumer)
         elif auto_ack:
             raise ValueError("auto_ack needs a consumer")
         found = self._events(after, key, run_id, None, consumer)
@@ -375,8 +382,8 @@ class EventStore:
             StoreError: The disk or the file refuses.
             StoreClosedError: The store is closed.
         """
-        _consumer(consumer)
-        _number("seq", seq)
+        consumer = arguments.consumer(consumer)
+        arguments.number("seq", seq)
         with self._database.transaction() as connection:
             (error,) = ledger.acknowledge(connection, consumer, [seq])
         if error is not None:
@@ -395,8 +402,8 @@ class EventStore:
             StoreError: The disk or the file refuses.
             StoreClosedError: The store is closed.
         """
-        _consumer(consumer)
-        _number("seq", seq)
+        consumer = arguments.consumer(consumer)
+        arguments.number("seq", seq)
         await self._writer.submit((consumer, seq))
 
     def ack_through(self, consumer: str, seq: int) -> None:
@@ -412,16 +419,17 @@ class EventStore:
             StoreError: The disk or the file refuses.
             StoreClosedError: The store is closed.
         """
-        _consumer(consumer)
-        _number("seq", seq)
+        consumer = arguments.consumer(consumer)
+        arguments.number("seq", seq)
         with self._database.transaction() as connection:
             ledger.acknowledge_through(connection, consumer, seq)
 
-    def _know(self, consumer: str) -> None:
-        _consumer(consumer)
+    def _know(self, consumer: str) -> str:
+        consumer = arguments.consumer(consumer)
         if not self._database.query("SELECT 1 FROM consumers WHERE name = ?", (consumer,)):
             with self._database.transaction() as connection:
                 ledger.know(connection, consumer)
+        return consumer
 
     # Upkeep
 
@@ -453,12 +461,12 @@ class EventStore:
         if before_seq is None and older_than is None and keep_last is None:
             raise ValueError("prune needs a condition")
         if before_seq is not None:
-            _count("before_seq", before_seq)
+            arguments.count("before_seq", before_seq)
         if keep_last is not None:
-            keep_last = _count("keep_last", keep_last)
+            keep_last = arguments.count("keep_last", keep_last)
         oldest = None
         if older_than is not None:
-            oldest = time.time() - _seconds("older_than", older_than)
+            oldest = time.time() - arguments.seconds("older_than", older_than)
         return prune(self._database, before_seq, oldest, keep_last)
 
     def export_jsonl(self, path: str | os.PathLike[str]) -> int:
@@ -573,37 +581,3 @@ class EventStore:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _number(name: str, value: Any, types: tuple[type, ...] = (int,)) -> Any:
-    if isinstance(value, bool) or not isinstance(value, types):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    return value
-
-
-def _count(name: str, value: Any) -> int:
-    if _number(name, value) < 0:
-        raise ValueError(f"{name} must not be negative, not {value!r}")
-    return min(int(value), 2**63 - 1)  # more than SQLite counts
-
-
-def _seconds(name: str, value: Any) -> float:
-    _number(name, value, (int, float))
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} must not be negative, not {value!r}")
-    return float(value)
-
-
-def _run_id(run_id: Any) -> str | None:
-    if run_id is None or type(run_id) is str:
-        return run_id
-    if isinstance(run_id, str):
-        return str.__str__(run_id)
-    raise TypeError(f"run_id must be a string, not {type(run_id).__name__}")
-
-
-def _consumer(consumer: Any) -> None:
-    if not isinstance(consumer, str):
-        raise TypeError(f"consumer must be a string, not {type(consumer).__name__}")
-    if not consumer:
-        raise ValueError("consumer must not be empty")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable
 
 from agent_event_bus import Event, EventBus
+from agent_event_bus.store.arguments import storable
 from agent_event_bus.store.encoding import REPR, WITHHELD, encode
 from agent_event_bus.store.reports import Reports
 
@@ -28,10 +28,8 @@ __all__ = [
     "Delivery",
     "Recorder",
     "Redact",
-    "checked_timestamp",
     "delivery",
     "run_id_of",
-    "storable",
     "subscribe",
 ]
 
@@ -122,33 +120,6 @@ class Capture:
         # The text of the error may have contents of the payload, and so may its traceback.
         if self._reports.due((message, name)):
             self._reports.log(logging.WARNING, message, name, type(error).__name__)
-
-
-def storable(text: str) -> str:
-    """Return text as it can be written: a lone surrogate, which UTF-8 has not, is escaped."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def checked_timestamp(timestamp: Any) -> float | None:
-    """Return a timestamp as a float, or None.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is not finite.
-    """
-    if timestamp is None:
-        return None
-    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)):
-        raise TypeError(f"timestamp must be a number of seconds, not {type(timestamp).__name__}")
-    try:
-        when = float(timestamp)
-    except OverflowError:
-        when = math.inf
-    if not math.isfinite(when):
-        raise ValueError("timestamp must be a finite number of seconds")
-    return when
 
 
 def run_id_of(payload: object) -> str | None:

@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Union, cast
 
@@ -29,6 +29,7 @@ from agent_event_bus.store import ledger
 from agent_event_bus.store.database import Database, Row, insert
 from agent_event_bus.store.errors import StoreClosedError, StoreError
 from agent_event_bus.store.reports import Reports
+from agent_event_bus.store.waiters import Waiter, resolve, same
 
 __all__ = ["POLICIES", "Writer"]
 
@@ -47,7 +48,6 @@ LINGER_SECONDS = 1.0
 LAST_SECONDS = 5.0
 
 Ack = tuple[str, int]
-Waiter = Union["asyncio.Future[Any]", "Future[Any]", None]
 # What is to be written: an event, an acknowledgement, or None for whoever waits for all before it.
 Item = tuple[Union[Row, Ack, None], Waiter]
 EVENT_FIELDS = 5
@@ -319,7 +319,7 @@ class Writer:
         except BaseException:
             self._keep(group, StoreError(f"{self.database.path!r}: interrupted"))
             raise
-        _resolve([(item[1], result) for item, result in zip(group, results)])
+        resolve([(item[1], result) for item, result in zip(group, results)])
         if recovered:
             self._reports.log(logging.WARNING, "Events are written to %s again", self.database.path)
         return True
@@ -385,7 +385,7 @@ class Writer:
                 self._drop_oldest(excess)
             waiting = len(self._queue)
             self._room.notify_all()
-        _resolve([(item[1], _same(error)) for item in told])
+        resolve([(item[1], same(error)) for item in told])
         if self._reports.due("refused"):
             self._reports.log(
                 logging.ERROR,
@@ -405,7 +405,7 @@ class Writer:
                     self._reported += 1
         # The text of such an error may have contents of the event.
         kind = type(error.__cause__ or error).__name__
-        _resolve([(item[1], StoreError(f"{self.database.path!r}: cannot be written: {kind}"))])
+        resolve([(item[1], StoreError(f"{self.database.path!r}: cannot be written: {kind}"))])
         self._reports.log(logging.ERROR, "An event cannot be written and is lost: %s", kind)
 
     def _report_dropped(self) -> None:
@@ -434,7 +434,7 @@ class Writer:
             self._room.notify_all()
         path = self.database.path
         error = StoreClosedError(f"the store {path!r} is closed")
-        _resolve([(item[1], _same(error)) for item in left])
+        resolve([(item[1], same(error)) for item in left])
         if unreported:
             self._reports.log(
                 logging.WARNING,
@@ -490,44 +490,3 @@ class Writer:
             thread.join(LAST_SECONDS)
         self._drain()
         self._lose()
-
-
-def _same(error: Exception) -> StoreError:
-    """Return an error of its own for each who is told of it: raising one changes it."""
-    kind = StoreClosedError if isinstance(error, StoreClosedError) else StoreError
-    copy = kind(str(error))
-    copy.__cause__ = error.__cause__ or error
-    return copy
-
-
-def _resolve(results: list[tuple[Waiter, Any]]) -> None:
-    """Tell those who wait; those of one loop with one call into it."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for waiter, result in results:
-        if waiter is None:
-            continue
-        if isinstance(waiter, Future):
-            try:
-                if isinstance(result, BaseException):
-                    waiter.set_exception(result)
-                else:
-                    waiter.set_result(result)
-            except InvalidStateError:
-                continue  # its timeout came first
-        else:
-            loops.setdefault(waiter.get_loop(), []).append((waiter, result))
-    for loop, pairs in loops.items():
-        try:
-            loop.call_soon_threadsafe(_resolve_here, pairs)
-        except Exception:
-            continue  # the loop is closed, and nobody waits there any more
-
-
-def _resolve_here(pairs: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in pairs:
-        if future.done():
-            continue  # cancelled
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
