@@ -2,7 +2,7 @@
 
     python tests/isolated/store_kill.py FOLDER ROUNDS [SEED]
 
-Each round forks a child that writes in one of five ways and reports through a pipe what it was told
+Each round forks a child that writes in one of six ways and reports through a pipe what it was told
 is durable. After a random time it is killed with SIGKILL. Then the parent opens the same store and
 checks, over all rounds:
 
@@ -10,6 +10,7 @@ checks, over all rounds:
   event at all is there twice;
 - the events of each writer are in the order in which it wrote them, without a gap;
 - no number is given to two events, whatever was pruned or never committed;
+- a file was imported as a whole or not at all, and an export is whole;
 - what was acknowledged is no longer pending, and what nobody began to acknowledge still is;
 - `verify` finds nothing.
 
@@ -44,6 +45,9 @@ PATIENCE = 30.0
 """Seconds that a child may take until something is durable."""
 REPORT = struct.Struct("=cqq")
 DURABLE, FLUSHED, TRIES, ACKED, TRIES_THROUGH, ACKED_THROUGH = "dftaTA"
+IMPORTED, EXPORTED = "ie"
+IN_FILE = 150
+"""Events of a file that is imported."""
 
 Report = Callable[[str, int, int], None]
 
@@ -131,12 +135,28 @@ def write_acks(path: Path, round_: int, report: Report) -> None:
     asyncio.run(main())
 
 
+def write_files(path: Path, round_: int, report: Report) -> None:
+    """Import a file, all of it or nothing, and export the log, again and again."""
+    source = path.with_suffix(".import.jsonl")
+    with EventStore(path) as store:
+        for writer in range(10**9):
+            lines = [
+                json.dumps({"event": "files", "payload": event(round_, writer, number)})
+                for number in range(IN_FILE)
+            ]
+            source.write_text("\n".join(lines))
+            store.import_jsonl(source)
+            report(IMPORTED, writer << 32 | IN_FILE - 1, 0)
+            report(EXPORTED, store.export_jsonl(path.with_suffix(".jsonl")), 0)
+
+
 WAYS = {
     "each": write_each,
     "batch": write_batch,
     "async": write_async,
     "acks": write_acks,
     "bus": write_bus,
+    "files": write_files,
 }
 
 
@@ -250,6 +270,8 @@ class Expected:
                 writer = event.payload["writer"]
                 assert event.payload["number"] == expected.get(writer, 0), "out of order, or a gap"
                 expected[writer] = event.payload["number"] + 1
+        if way == "files":
+            assert set(expected.values()) <= {IN_FILE}, "a part of a file was imported"
         self.by_seq.update(fresh)
         self.counts["events"] += len(fresh)
 
@@ -262,6 +284,13 @@ class Expected:
                 assert stored.get(identity) == second, f"{identity} is not event {second}"
             elif kind == FLUSHED:
                 assert (round_, 0, first) in stored, f"{first} was flushed and is not there"
+            elif kind == IMPORTED:
+                identity = (round_, first >> 32, first & 0xFFFFFFFF)
+                assert identity in stored, f"{identity} was imported and is not there"
+            elif kind == EXPORTED:
+                lines = self.path.with_suffix(".jsonl").read_text().splitlines()
+                assert len(lines) >= first, "an export is not whole"
+                assert all(json.loads(line)["seq"] in self.by_seq for line in lines)
             else:
                 continue
             self.counts[f"{way}: durable"] += 1
