@@ -150,8 +150,10 @@ def new_dataclass(name: object, values: dict[str, Any]) -> Any:
             continue
         if field.default is not dataclasses.MISSING:
             values[key] = field.default
-        elif field.default_factory in _FACTORIES:
-            values[key] = field.default_factory()
+            continue
+        factory: Any = field.default_factory
+        if factory in _FACTORIES:
+            values[key] = factory()
         elif field.init:
             return None
     if any(_is_computed(attribute(cls, key)) for key in values):

@@ -44,8 +44,8 @@ TASKS = 40
 PATIENCE = 30.0
 """Seconds that a child may take until something is durable."""
 REPORT = struct.Struct("=cqq")
-DURABLE, FLUSHED, TRIES, ACKED, TRIES_THROUGH, ACKED_THROUGH = "dftaTA"
-IMPORTED, EXPORTED = "ie"
+DURABLE, FLUSHED, IMPORTED, EXPORTED = "d", "f", "i", "e"
+TRIES, ACKED, TRIES_THROUGH, ACKED_THROUGH = "t", "a", "T", "A"
 IN_FILE = 150
 """Events of a file that is imported."""
 
