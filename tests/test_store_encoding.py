@@ -16,7 +16,7 @@ from decimal import Decimal
 from enum import Enum, Flag, IntEnum, IntFlag
 from functools import cached_property
 from types import ModuleType
-from typing import Any, Callable, ClassVar, NamedTuple
+from typing import Any, Callable, ClassVar, Generic, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -330,6 +330,16 @@ class TestDataclasses:
         text, form = encode(value)
         assert (decode(text), form) == (Point(1), REPR)
 
+    def test_one_with_a_property_for_a_field_becomes_a_dict_and_is_flagged(self) -> None:
+        text, form = encode(Computed(3))
+        Computed.calls.clear()
+        assert (decode(text), form, Computed.calls) == ({"x": 3}, REPR, [])
+
+    def test_one_made_through_its_alias_comes_back(self) -> None:
+        value = Box[int](1)
+        assert vars(value)["__orig_class__"]
+        assert there_and_back(value) == Box(1)
+
     def test_what_a_cached_property_has_kept_is_no_loss(self) -> None:
         value = Lazy(2)
         assert value.square == 4
@@ -344,6 +354,28 @@ class TestDataclasses:
     def test_one_whose_fields_have_changed_becomes_a_dict(self, change: tuple[str, str]) -> None:
         text, _ = encode(Point(1, 2.0))
         assert isinstance(decode(text.replace(*change)), dict)
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class Box(Generic[T]):
+    x: T
+
+
+@dataclass
+class Computed:
+    x: int
+    calls: ClassVar[list[str]] = []
+
+
+def _set_x(self: Computed, value: int) -> None:
+    self.calls.append("set")
+    vars(self)["x"] = value
+
+
+Computed.x = property(lambda self: vars(self)["x"], _set_x)  # type: ignore[assignment]
 
 
 @dataclass
@@ -560,6 +592,16 @@ class TestWhatCannotBeStored:
         text, form = encode([Text("x"), counts, Counter("aab"), HostileDict(a=1), HostileText("y")])
         assert form == REPR
         assert same(decode(text), ["x", {"a": [1]}, {"a": 2, "b": 1}, {"a": 1}, "y"])
+
+    def test_a_named_tuple_with_attributes_or_too_many_items_is_flagged(self) -> None:
+        class Noted(Pair):
+            note = ""
+
+        value = Noted(1)
+        value.note = "x"
+        assert encode(value)[1] == REPR
+        text, form = encode(tuple.__new__(Pair, (1, "r", 3)))
+        assert (decode(text), form) == ((1, "r", 3), REPR)
 
     def test_an_endless_structure_is_told_from_one_that_has_the_same_object_twice(self) -> None:
         shared = (1,)

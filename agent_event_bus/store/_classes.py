@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import weakref
-from collections.abc import Mapping
-from enum import Enum, Flag, IntFlag
+from collections.abc import Iterable, Mapping
+from enum import Enum, EnumMeta, Flag, IntFlag
 from functools import cached_property
 from types import MemberDescriptorType, ModuleType
 from typing import Any
@@ -94,7 +94,7 @@ def member_of(name: object, member: object, value: object) -> Enum | None:
     found = attribute(cls, "_member_map_").get(member) if isinstance(member, str) else None
     if isinstance(found, cls):
         return found
-    if issubclass(cls, Flag) and type(value) is int:
+    if issubclass(cls, Flag) and type(value) is int and type(cls) is EnumMeta:
         missing = getattr(attribute(cls, "_missing_"), "__func__", None)
         if missing in _ENUM_LOOKUPS:
             try:
@@ -125,7 +125,9 @@ def undeclared(value: object, declared: Any) -> bool:
         return False
     cls = type(value)
     return any(
-        name not in declared and not isinstance(attribute(cls, name), cached_property)
+        name not in declared
+        and name != "__orig_class__"  # of Box[int](), which sets it and is equal to Box()
+        and not isinstance(attribute(cls, name), cached_property)
         for name in list(own)
     )
 
@@ -133,6 +135,11 @@ def undeclared(value: object, declared: Any) -> bool:
 def _is_computed(found: object) -> bool:
     """Return whether what a class has under a name runs code when the attribute is set."""
     return attribute(type(found), "__set__") is not None and type(found) is not MemberDescriptorType
+
+
+def has_computed_fields(cls: type, fields: Iterable[str]) -> bool:
+    """Return whether setting one of these fields would run code."""
+    return any(_is_computed(attribute(cls, field)) for field in fields)
 
 
 def new_dataclass(name: object, values: dict[str, Any]) -> Any:
@@ -152,11 +159,11 @@ def new_dataclass(name: object, values: dict[str, Any]) -> Any:
             values[key] = field.default
             continue
         factory: Any = field.default_factory
-        if factory in _FACTORIES:
+        if any(factory is known for known in _FACTORIES):
             values[key] = factory()
         elif field.init:
             return None
-    if any(_is_computed(attribute(cls, key)) for key in values):
+    if has_computed_fields(cls, values):
         return None
     made: Any = object.__new__(cls)
     for key, value in values.items():

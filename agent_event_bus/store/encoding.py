@@ -162,8 +162,10 @@ class _Writer:
             return self._struct(value, cls, depth)
         if _classes.is_model(cls):
             return self._model(value, cls, depth)
-        if _classes.tuple_fields(cls) is not None:
-            fields = _classes.tuple_fields(cls)
+        fields = _classes.tuple_fields(cls)
+        if fields is not None and len(fields) == tuple.__len__(value):
+            if _classes.undeclared(value, ()):
+                self.form = REPR
             items = self._list(tuple.__iter__(value), depth)
             name = _classes.class_name(cls)
             return {MARK: "namedtuple", "class": name, "fields": fields, "v": items}
@@ -196,7 +198,7 @@ class _Writer:
                     raise
                 continue  # never set, and so it will be again
             values[name] = self.any(item, depth)
-        if _classes.undeclared(value, fields):
+        if _classes.undeclared(value, fields) or _classes.has_computed_fields(cls, fields):
             self.form = REPR
         return {MARK: "dataclass", "class": _classes.class_name(cls), "v": values}
 
