@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import (
+    PAYLOAD,
     Column,
     Handlers,
     Pace,
@@ -54,6 +55,8 @@ IN_BATCH = 5000
 NUMBERS = {FILES: 1, EACH: 1, TASKS_100: 100, TASKS_1000: 1000, BATCH: IN_BATCH}
 """How many events a statement of a row writes."""
 HEADING = "one event"
+NOT_RECORDED = "not recorded"
+RECORDED = "recorded by a store in batch mode"
 
 
 def file_system(folder: Path) -> str:
@@ -137,6 +140,38 @@ def prepare(handlers: Handlers, *, row: str, folder: Path, number: int) -> State
     return Statement(source, {**names, "gather": asyncio.gather}, awaits=True, finish=finish)
 
 
+def emission(handlers: Handlers, *, row: str, folder: Path) -> Statement:
+    """Prepare an emission to a handler that does nothing, on a bus that a store records or not."""
+    from agent_event_bus import EventBus
+    from agent_event_bus.store import EventStore
+
+    bus = EventBus()
+    for handler in handlers.make("sync", 1):
+        bus.on(NAME, handler)
+    names = {"bus": bus, "event": EVENT}
+    source = f"bus.emit({NAME!r}, event)"
+    if row == NOT_RECORDED:
+        return Statement(source, names, payload_of=as_expected)
+    store = EventStore(folder / "recorded", max_queue=10**6)
+    store.attach(bus)
+
+    async def finish() -> None:
+        store.close()
+
+    return Statement(
+        source,
+        {**names, "flush": store.flush},
+        teardown="flush()",
+        finish=finish,
+        payload_of=as_expected,
+    )
+
+
+def as_expected(received: object) -> object:
+    """Return what the harness looks for when a handler got the event of this suite."""
+    return PAYLOAD if received is EVENT else received
+
+
 def run(pace: Pace) -> list[Table]:
     """Measure every row on the disk of the working directory."""
     with folder_on_disk() as folder:
@@ -148,6 +183,11 @@ def run(pace: Pace) -> list[Table]:
             for row, number in numbers.items()
         }
         column = measure(HEADING, rows, FILES, pace)
+        emissions = {
+            row: functools.partial(emission, row=row, folder=folder)
+            for row in (NOT_RECORDED, RECORDED)
+        }
+        emitting = measure("emit, 1 handler", emissions, NOT_RECORDED, pace)
         title = f"durable events, {file_system(folder)}"
     for row, samples in column.samples.items():
         column.samples[row] = [sample / numbers[row] for sample in samples]
@@ -156,6 +196,7 @@ def run(pace: Pace) -> list[Table]:
     return [
         Table("durable", title, list(NUMBERS), [column]),
         Table("rates", "the same", list(NUMBERS), in_seconds, unit="a second", absolute=True),
+        Table("recording", "what emitting takes", list(emissions), [emitting], absolute=True),
     ]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from agent_event_bus.store import EventStore, StoreClosedError, StoreError, verify_file
 from agent_event_bus.store.database import checksum
+from agent_event_bus.store.encoding import decode
 
 
 @pytest.fixture
@@ -67,10 +68,22 @@ class TestASoundStore:
             store.record("<locals>.\ud800", {"run_id": "\ud800"})
         assert problems(tmp_path / "log.db") == []
 
-    def test_it_may_be_written_meanwhile(self, path: Path) -> None:
+    def test_it_may_be_written_and_read_meanwhile(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        numbers: list[int | None] = []
+
+        def decoded(text: str) -> object:
+            # As another thread would, in the middle of it.
+            if len(numbers) < 3:
+                numbers.append(store.append("more"))
+                assert store.stats()["stored"] == 200 + len(numbers)
+            return decode(text)
+
+        monkeypatch.setattr("agent_event_bus.store.verify.decode", decoded)
         with EventStore(path, sync="each") as store:
-            store.append("more")
             assert store.verify() == []
+        assert numbers == [201, 202, 203]
 
 
 class TestWhatIsWrong:
