@@ -180,6 +180,31 @@ def test_what_is_queued_waits_for_a_disk_that_takes_it(
     assert "are written to" in caplog.records[-1].getMessage()
 
 
+def test_a_busy_emitter_does_not_hurry_a_disk_that_refuses(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agent_event_bus.store import writer
+
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 10.0)
+    with EventStore(path) as store:
+        attempts: list[int] = []
+        write = store._writer._write
+
+        def attempt(group: list[Any]) -> list[object]:
+            attempts.append(len(group))
+            return write(group)
+
+        monkeypatch.setattr(store._writer, "_write", attempt)
+        with refusing(path, monkeypatch):
+            store.append("first")
+            until(lambda: attempts)
+            for number in range(10_000):
+                store.append("a", number)
+            assert len(attempts) <= 3
+        assert store.flush()
+        assert len(numbers(store)) == 10_001
+
+
 def test_each_raises_what_the_disk_says_and_goes_on_later(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

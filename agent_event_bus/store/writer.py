@@ -116,8 +116,8 @@ class Writer:
                 self._uncommitted += 1
             if self._thread is None:
                 self._start()
-            elif len(self._queue) >= GROUP:
-                self._rouse()
+            elif len(self._queue) >= GROUP and not self._failing:
+                self._rouse()  # while the disk refuses, each attempt would only take time
         if self._dropped != self._reported:
             self._report_dropped()
         if self._thread is None:
@@ -245,6 +245,8 @@ class Writer:
         idle_since = time.monotonic()
         while True:
             self._wake.acquire(timeout=RETRY_SECONDS if self._failing else GROUP_SECONDS)
+            if self._queue:
+                idle_since = time.monotonic()
             while self._commit_group() and threading.main_thread().is_alive():
                 idle_since = time.monotonic()
             if not threading.main_thread().is_alive():
@@ -369,13 +371,14 @@ class Writer:
         with self.lock:
             kept = [item for item in group if item[1] is None]
             told = [item for item in group if item[1] is not None]
-            told += [item for item in self._queue if item[1] is not None]
-            kept += [item for item in self._queue if item[1] is None]
-            self._queue = deque(kept)
-            self._waited_for = 0
+            if self._waited_for:
+                told += [item for item in self._queue if item[1] is not None]
+                self._queue = deque(item for item in self._queue if item[1] is None)
+                self._waited_for = 0
+            self._queue.extendleft(reversed(kept))
             self._uncommitted -= sum(1 for item in told if _is_event(item))
             self._failing = True
-            excess = len(kept) - self._max_queue
+            excess = len(self._queue) - self._max_queue
             if excess > 0 and self._overflow == "drop_newest":
                 for _ in range(excess):
                     self._queue.pop()
