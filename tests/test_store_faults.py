@@ -1,4 +1,4 @@
-"""What a store does when its process is killed, its disk is full, its file damaged or shared.
+"""What a store does when it is killed, without power, its disk full, its file damaged or shared.
 
 The long form of the first test kills as many processes as one likes:
 
@@ -35,6 +35,16 @@ class TestAProcessThatIsKilled:
         assert counts["events"] > KILL_ROUNDS
         for way in ("each", "batch", "async", "acks", "bus", "files"):
             assert counts[f"{way}: durable"] > 0, way
+
+
+class TestAPowerFailure:
+    def test_leaves_everything_that_was_durable(self, tmp_path: Path) -> None:
+        said = run_isolated("store_power.py", str(tmp_path))
+        if said == "no compiler\n":
+            pytest.skip("the library that keeps what was synced cannot be made here")
+        for way, counts in json.loads(said).items():
+            assert counts["moments"] > 10, way
+            assert counts["durable"] > 1000, way
 
 
 class TestAFullDisk:
