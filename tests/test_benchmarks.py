@@ -271,8 +271,9 @@ def test_what_looking_back_adds_is_the_difference_of_the_same_round() -> None:
 
 
 @pytest.mark.parametrize(
-    "suite", [PATTERNS_SUITE, OBSERVING_SUITE, RUNTIME_SUITE], ids=lambda suite: suite.name
-    "suite", [PATTERNS_SUITE, OBSERVING_SUITE, DURABLE_SUITE], ids=lambda suite: suite.name
+    "suite",
+    [PATTERNS_SUITE, OBSERVING_SUITE, RUNTIME_SUITE, DURABLE_SUITE],
+    ids=lambda suite: suite.name,
 )
 def test_the_targets_of_a_suite_are_rows_that_it_measures(suite: Suite) -> None:
     tables = suite.run(QUICK)

@@ -40,8 +40,13 @@ CLASSES = (
     "Stream",
 )
 # The pages that have tables of promises, and more rows than how many.
-PROMISES = {"runtime.md": 50, "semantics.md": 150}
-PROMISES = {"semantics.md": 150, "store.md": 50}
+PROMISES = {
+    "runtime.md": 50,
+    "semantics.md": 150,
+    "store.md": 50,
+    "telemetry.md": 50,
+    "worker.md": 50,
+}
 EXPORTED = {name: getattr(agent_event_bus, name) for name in agent_event_bus.__all__}
 FUNCTIONS = {name for name, value in EXPORTED.items() if inspect.isfunction(value)}
 EXCEPTIONS = {
