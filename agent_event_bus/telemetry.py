@@ -1,4 +1,4 @@
-"""Telemetry routers.
+"""Telemetry routers, and a handler that persists what they route.
 
 ``TelemetryRouter`` and ``ProductionTelemetryRouter`` are a bus with the method names and the order
 that users of telemetry routers know: exact handlers, then wildcard ones, then one-shot ones. What
@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, overload
 
 from agent_event_bus._bus import EventBus
+from agent_event_bus._persistence import FIRST, PersistenceHandler
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
         slow_after: float | None
 
 
-__all__ = ["ProductionTelemetryRouter", "TelemetryRouter"]
+__all__ = ["PersistenceHandler", "ProductionTelemetryRouter", "TelemetryRouter"]
 
 LOGGER = "telemetry.router"
 """The logger of both routers."""
@@ -76,7 +77,7 @@ class TelemetryRouter:
 
     Handlers run in three groups: those of the exact name, then those of patterns and ``"*"``, then
     one-shot ones; each in ascending priority, then in order of registration. Sync handlers all run
-    before the first async one is started.
+    before the first async one is started. A ``PersistenceHandler`` runs before all others.
 
     Failures of handlers are logged to the logger ``telemetry.router`` and reach nobody else.
 
@@ -324,7 +325,12 @@ Returns:
         ranked = _ranked(priority, _ONCE if once else _WILDCARD if pattern else _EXACT)
 
         def add(handler: Any) -> Any:
-            added = self._bus.subscribe(key, handler, priority=ranked, once=once)
+            rank = ranked
+            if isinstance(handler, PersistenceHandler):
+                if not pattern:
+                    raise TypeError("a PersistenceHandler takes patterns, such as '*', not a name")
+                rank = FIRST
+            added = self._bus.subscribe(key, handler, priority=rank, once=once)
             if label is not None:
                 self._labels()
                 self._labelled.append((label, added))
