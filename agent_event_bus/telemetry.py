@@ -321,6 +321,8 @@ Returns:
         label: str | None = None,
     ) -> Any:
         """Subscribe to the bus at the rank of the handler's group, or return what does so."""
+        if isinstance(key, (list, tuple)):
+            raise TypeError(f"one name or pattern at a time, not a {type(key).__name__}")
         pattern = _is_pattern(key)
         ranked = _ranked(priority, _ONCE if once else _WILDCARD if pattern else _EXACT)
 

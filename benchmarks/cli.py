@@ -29,6 +29,7 @@ SUITES = (
     "recorded",
     "runtime_bus",
     "durable",
+    "telemetry",
 )
 CHARTED = (
     ("emit", "1 handler"),

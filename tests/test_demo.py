@@ -377,5 +377,9 @@ def test_every_example_runs(example: Path, tmp_path: Path) -> None:
         "watch_an_agent": "answer: 14\ntraced: square(1), square(2), square(3)\n",
         "record_and_replay": "recorded 8 events\nsearch: 2\nread: 1\n",
         "durable_log": "audit: run.end \nreplayed: 5\n",
+        "telemetry_router": (
+            "42 tokens\n42 tokens\nthe first tool was search\nrouted 6 events\nreplayed 6 events\n"
+            "run.start: 1\nmodel.responded: 2\ntool.end: 2\nrun.end: 1\n"
+        ),
     }
     assert result.stdout.endswith(expected[example.stem])

@@ -282,6 +282,26 @@ class TestTheStore:
         with EventStore(path) as store:
             assert [event.payload for event in store.read()] == [*range(500)]
 
+    def test_the_end_of_a_program_that_closes_nothing_loses_nothing(self, path: Path) -> None:
+        code = (
+            "import sys\n"
+            "from agent_event_bus.telemetry import PersistenceHandler, TelemetryRouter\n"
+            "router = TelemetryRouter()\n"
+            "router.subscribe_all(PersistenceHandler(sys.argv[1]))\n"
+            "for number in range(500):\n"
+            "    router.emit('e', number)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, str(path)],
+            env={**os.environ, "PYTHONPATH": str(PACKAGES)},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        with EventStore(path) as store:
+            assert [event.payload for event in store.read()] == [*range(500)]
+
     def test_options_are_those_of_the_store(self, path: Path) -> None:
         def redact(name: str, payload: Any) -> Any:
             return {**payload, "key": "..."}
@@ -324,8 +344,18 @@ class TestTheStore:
         assert all(is_gone(reference) for reference in references)
 
 
-class TestANameIsRefused:
-    def test_by_a_router_at_the_call(self, handler: PersistenceHandler) -> None:
+class TestWhereItIsRefused:
+    def test_by_an_async_only_router_whose_bus_the_store_can_be_attached_to(
+        self, handler: PersistenceHandler
+    ) -> None:
+        router = TelemetryRouter(async_only=True)
+        with pytest.raises(TypeError, match="async_only"):
+            router.subscribe_all(handler)
+        handler.store.attach(router.bus)
+        assert asyncio.run(router.emit_async("e", 1)) == 1
+        assert stored(handler) == [("e", 1)]
+
+    def test_for_a_name_by_a_router_at_the_call(self, handler: PersistenceHandler) -> None:
         router = ProductionTelemetryRouter()
         subscribe: Any
         for subscribe in (router.subscribe, router.subscribe_once, router.register):

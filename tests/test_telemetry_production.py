@@ -7,25 +7,16 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import DEADLINE, Gate, ListHandler, LoopThread, failing, note, soon, turns
+from helpers import DEADLINE, Gate, LoopThread, failing, note, soon, turns
+from telemetry_routers import (  # noqa: F401 - some are fixtures
+    Records,
+    routed_records,
+)
 
 from agent_event_bus.telemetry import ProductionTelemetryRouter, TelemetryRouter
-
-Records = list[logging.LogRecord]
-
-
-@pytest.fixture
-def routed() -> Iterator[Records]:
-    """What is logged to `telemetry.router`."""
-    logger = logging.getLogger("telemetry.router")
-    handler = ListHandler()
-    logger.addHandler(handler)
-    yield handler.records
-    logger.removeHandler(handler)
 
 
 def pause(*args: object) -> None:
@@ -34,7 +25,7 @@ def pause(*args: object) -> None:
 
 class TestTheQueue:
     async def test_deliveries_past_the_bound_are_dropped_and_counted(self, routed: Records) -> None:
-        router = ProductionTelemetryRouter(max_handler_queue=3)
+        router = ProductionTelemetryRouter(max_handler_queue=3, alert_after=None)
         gate = Gate()
         router.register("e", gate.wait)
         assert [router.emit("e") for _ in range(5)] == [1, 1, 1, 0, 0]
@@ -48,7 +39,7 @@ class TestTheQueue:
         await soon(router.aclose())
 
     async def test_a_warning_says_so_once_and_not_for_each(self, routed: Records) -> None:
-        router = ProductionTelemetryRouter(2)
+        router = ProductionTelemetryRouter(2, alert_after=None)
         gate = Gate()
         router.register("e", gate.wait)
         for _ in range(50):
@@ -73,7 +64,7 @@ class TestTheQueue:
     async def test_none_sets_no_bound_and_neither_does_the_plain_router(
         self, routed: Records
     ) -> None:
-        for router in (ProductionTelemetryRouter(None), TelemetryRouter()):
+        for router in (ProductionTelemetryRouter(None, alert_after=None), TelemetryRouter()):
             gate = Gate()
             router.subscribe("e", gate.wait)
             assert sum(router.emit("e") for _ in range(1100)) == 1100
