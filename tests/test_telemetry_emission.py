@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from helpers import LoopThread, anote, failing, is_gone, soon
+from helpers import Gate, LoopThread, anote, failing, is_gone, soon, turns
 from telemetry_routers import (  # noqa: F401 - some are fixtures
     each_router,
     payloads,
@@ -165,6 +165,22 @@ class TestEmitting:
         with pytest.raises(LookupError):
             await use()
         assert log == ["done"]
+        assert router.bus.closed
+
+    async def test_a_cancelled_end_of_async_with_cancels_and_closes(self, router: Router) -> None:
+        gate = Gate()
+        router.subscribe("e", gate.wait)
+
+        async def use() -> None:
+            async with router:
+                router.emit("e")
+
+        user = asyncio.ensure_future(use())
+        await turns()
+        user.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await soon(user)
+        assert gate.ended == "cancelled"
         assert router.bus.closed
 
     async def test_a_closed_router_delivers_nothing_and_says_so_once(

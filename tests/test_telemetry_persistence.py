@@ -573,6 +573,7 @@ class TestKilled:
             acknowledged += [int(line) for line in told if line.endswith("\n")]
         assert process.wait(DEADLINE) == -signal.SIGKILL
         with EventStore(path) as store:
+            assert store.verify() == []
             events = list(store.read())
         numbers = [event.payload["number"] for event in events]
         # A prefix of what was emitted: nothing is missing in it, nothing doubled.
