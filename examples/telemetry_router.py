@@ -23,7 +23,7 @@ from agent_event_bus.telemetry import (
 async def run_agent(path: Path) -> None:
     """Run an agent that reports to a router, with a tracker, a one-shot alert and an audit."""
     with PersistenceHandler(path) as persist:
-        async with ProductionTelemetryRouter(max_handler_queue=100) as router:
+        async with ProductionTelemetryRouter(max_handler_queue=100, alert_after=1.0) as router:
             router.register_wildcard(persist)
 
             @router.register("model.responded")
