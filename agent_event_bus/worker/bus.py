@@ -1,0 +1,449 @@
+"""The worker bus: a queue in front of the core's bus, and with a store one that survives a crash.
+
+docs/worker.md describes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+from agent_event_bus import EventBus as CoreBus
+from agent_event_bus.worker.events import Event, OutboundEvent
+from agent_event_bus.worker.outbox import Outbox, database_of
+from agent_event_bus.worker.queue import Entry, EventQueue
+from agent_event_bus.worker.workers import Worker
+
+if TYPE_CHECKING:
+    from agent_event_bus import Subscription
+    from agent_event_bus.store import EventStore
+
+__all__ = ["EventBus"]
+
+E = TypeVar("E", bound=Event)
+
+GIVE_WAY_AFTER = 0.001
+"""Seconds that events may follow each other before the rest of the event loop has a turn."""
+
+
+class _Delivery:
+    """That an event is in hand, for the code that runs on its behalf."""
+
+    __slots__ = ("active", "bus", "outer")
+
+    def __init__(self, bus: EventBus, outer: _Delivery | None) -> None:
+        self.bus = bus
+        self.outer = outer
+        self.active = True
+
+
+# Handlers run in copies of the context that it is set in, and so do the tasks that they make. Those
+# may outlive the delivery, so it says itself whether it is over.
+_delivery: ContextVar[_Delivery | None] = ContextVar("agent_event_bus.worker", default=None)
+
+
+class EventBus(Worker):
+    """Delivers events from a queue, one at a time and in order, each to all its handlers at once.
+
+    Args:
+        context: Shared by the program's parts. When it has a ``config.event_path`` and no ``store``
+            is given, outbound events are kept there: in the file of that path if it ends in
+            ``.db``, else in ``events.db`` in the folder of that path, which is made if need be.
+        store: Where outbound events are kept; whoever made it closes it.
+        maxsize: How many events may be queued before ``publish`` waits; 0 sets no limit.
+        name: Tells the events of several buses in one store apart. No two buses may use one name in
+            one store at the same time.
+
+    Raises:
+        TypeError: An argument or ``config.event_path`` is of the wrong type.
+        ValueError: ``maxsize`` is negative, or ``name`` is empty or has a ``*`` or an empty
+            segment.
+        StoreError: The store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        context: Any = None,
+        *,
+        store: EventStore | None = None,
+        maxsize: int = 0,
+        name: str = "worker",
+    ) -> None:
+        super().__init__(context)
+        if isinstance(maxsize, bool) or not isinstance(maxsize, int):
+            raise TypeError(f"maxsize must be an int, not {type(maxsize).__name__}")
+        if maxsize < 0:
+            raise ValueError(f"maxsize must be at least 0, not {maxsize}")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
+        if "*" in name or not all(name.split(".")):
+            raise ValueError(f"name must be text without '*' and without empty segments: {name!r}")
+        self._bus = CoreBus(name, logger=self.logger)
+        self._queue = EventQueue(maxsize)
+        self._outbox: Outbox | None = None
+        path = database_of(context) if store is None else None
+        if store is not None or path is not None:
+            self._outbox = Outbox(store, path, name, self.logger)
+            self._outbox.introduce()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._commits: set[asyncio.Task[None]] = set()
+        self._in_hand: Entry | None = None
+        self._stopping = False
+        self._out_of_time = False
+        self._runner: asyncio.Task[Any] | None = None  # the task that is in run()
+        self._end: asyncio.Future[None] | None = None  # of the run that is on
+        self._joining: set[asyncio.Future[None]] = set()
+
+    # Subscribing
+
+    def subscribe(self, event_class: type[E], handler: Callable[[E], object]) -> Subscription:
+        """Have a handler called with every event of a class and its subclasses.
+
+        Args:
+            event_class: ``Event`` or a class derived from it.
+            handler: A function or coroutine function of one event.
+
+        Returns:
+            The subscription of the core, which ``cancel()`` ends.
+
+        Raises:
+            TypeError: ``event_class`` is no class of events, or ``handler`` no handler.
+        """
+        given: object = event_class
+        if not (isinstance(given, type) and issubclass(given, Event)):
+            raise TypeError(f"a class of events is needed, not {given!r}")
+        return self._bus.subscribe(event_class, handler)
+
+    def unsubscribe(self, handler: Callable[..., object]) -> int:
+        """Remove a handler from every class that it is subscribed to.
+
+        Returns:
+            How many subscriptions were removed.
+        """
+        return self._bus.off(handler=handler)
+
+    # Publishing
+
+    async def publish(self, event: Event) -> None:
+        """Queue an event. With a store, an ``OutboundEvent`` is durable when this returns.
+
+        It waits for room when ``maxsize`` events are queued, unless it is called by one of the
+        handlers of this bus, or by a task that one has made, while the event is in hand.
+
+        Cancelled while it waits for room, the event is not published; cancelled while the event is
+        being stored, it is.
+
+        Args:
+            event: The event.
+
+        Raises:
+            TypeError: It is no event.
+            NotSerializableError: It is to be stored and has something in it that cannot be.
+            StoreError: It could not be stored; it is not delivered.
+            RuntimeError: The bus is in use in another event loop.
+        """
+        if not isinstance(event, Event):
+            raise TypeError(f"an Event is needed, not {type(event).__name__}")
+        self._bind()
+        outbox = self._outbox if isinstance(event, OutboundEvent) else None
+        payload = {} if outbox is None else outbox.payload_of(event)
+        try:
+            await self._queue.reserve(self._is_delivering())
+        except BaseException:
+            self._tell_joining()  # it may have been the last that they wait for
+            raise
+        if outbox is None:
+            self._queue.put(Entry(event))
+            return
+        # A task of its own: what is on its way to the disk cannot be called back, so it must find
+        # its way into the queue whatever becomes of the caller.
+        commit = asyncio.ensure_future(self._commit(outbox, event, payload))
+        self._commits.add(commit)
+        commit.add_done_callback(self._commits.discard)
+        try:
+            await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            commit.add_done_callback(self._report_commit)
+            raise
+
+    async def _commit(self, outbox: Outbox, event: Event, payload: dict[str, Any]) -> None:
+        """Store an event and queue it, in the place that was reserved for it."""
+        try:
+            entry = await outbox.append(event, payload)
+        except BaseException:
+            self._queue.release()
+            self._tell_joining()
+            raise
+        if entry is None:
+            self._queue.release()
+            self._tell_joining()
+        else:
+            self._queue.put(entry)
+
+    def _report_commit(self, commit: asyncio.Task[None]) -> None:
+        """Say that an event was not stored when its publisher has gone."""
+        if not commit.cancelled() and commit.exception() is not None:
+            self.logger.error(
+                "An event whose publish() was cancelled could not be stored: %s", commit.exception()
+            )
+
+    # Running
+
+    async def run(self) -> None:
+        """Deliver again what is not acknowledged, then what is published, until ``stop``.
+
+        An event is over when all its handlers are; then comes the next. What a handler raises is
+        logged and disturbs nobody. When it is cancelled, so are the handlers of the event in hand,
+        and the next ``run`` delivers that event again.
+
+        Raises:
+            RuntimeError: It is running already, or in use in another event loop.
+            StoreError: The store cannot be read.
+        """
+        if self._end is not None:
+            raise RuntimeError("the bus is running already")
+        loop = self._bind()
+        self._end = end = loop.create_future()
+        self._runner = asyncio.current_task()
+        try:
+            await self._deliver_all(loop)
+        except asyncio.CancelledError:
+            if not self._out_of_time or self._is_cancelled_by_others():
+                raise
+        finally:
+            self._end = self._runner = None
+            self._out_of_time = False
+            stopped, self._stopping = self._stopping, False
+            if stopped:
+                self._close_store()
+            end.set_result(None)
+            self._tell_joining(RuntimeError("the bus has ended before its queue was empty"))
+
+    async def _deliver_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Recover and deliver until it is told to stop."""
+        if self._outbox is not None:
+            await self._recover(self._outbox)
+        turn = loop.time()
+        while not self._stopping:
+            entry = self._queue.pop()
+            if entry is None:
+                await self._queue.wait()
+                turn = loop.time()
+                continue
+            if not entry.acked:
+                await self._deliver(entry)
+            self._tell_joining()
+            if self._outbox is not None and self._outbox.needs_sweep():
+                await self._outbox.sweep()
+            if loop.time() - turn > GIVE_WAY_AFTER:
+                # Handlers that never suspend would keep everybody else waiting.
+                await asyncio.sleep(0)
+                turn = loop.time()
+        await self._commits_done()
+
+    async def _recover(self, outbox: Outbox) -> None:
+        """Queue what the store has and nobody has acknowledged."""
+        await self._commits_done()
+        found = await outbox.pending()
+        entries = outbox.entries_for(found, self._queue.numbers())
+        if entries:
+            self.logger.info("Delivering %d events again that were not acknowledged", len(entries))
+            self._queue.recover(entries)
+
+    async def _deliver(self, entry: Entry) -> None:
+        """Call the handlers of an event, and wait for them."""
+        delivery = _Delivery(self, _delivery.get())
+        token = _delivery.set(delivery)
+        entry.delivered = True
+        self._in_hand = entry
+        try:
+            called = await self._bus.publish_async(entry.event)
+        except BaseException:
+            if not entry.acked:
+                self._queue.put_back(entry)
+            raise
+        finally:
+            delivery.active = False
+            _delivery.reset(token)
+            self._in_hand = None
+        if not called:
+            self.logger.warning("No handler is subscribed to %s", type(entry.event).__name__)
+
+    def is_running(self) -> bool:
+        """Return whether ``run`` is on, or was started and has not begun."""
+        return self._end is not None or super().is_running()
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Finish the event in hand, and end. What is queued stays queued for the next ``run``.
+
+        A store that the bus has opened is closed; the next use opens it again. Called by a handler,
+        it does not wait. To cancel who waits does not undo the stop.
+
+        Args:
+            timeout: Seconds that the event in hand has; then its handlers are cancelled, and the
+                next ``run`` delivers it again. None waits as long as it takes.
+
+        Raises:
+            TypeError: ``timeout`` is no number.
+            ValueError: It is negative or NaN.
+        """
+        limit = _seconds(timeout)
+        if not self.is_running():
+            await self._commits_done()
+            self._close_store()
+            return
+        self._stopping = True
+        self._queue.wake()
+        if self._is_delivering() or asyncio.current_task() is self._runner:
+            return
+        ended = self._end if self._end is not None else self._task
+        assert ended is not None
+        done, _ = await asyncio.wait([ended], timeout=limit)
+        if not done:
+            self._out_of_time = True
+            if self._runner is not None:
+                self._runner.cancel()
+            await asyncio.wait([ended])
+            await self._commits_done()
+            self._close_store()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        super()._ended(task)
+        if self._end is None:
+            self._stopping = self._out_of_time = False  # of a task that never got as far as run()
+
+    async def _commits_done(self) -> None:
+        """Wait for what is on its way to the disk now."""
+        if self._commits:
+            await asyncio.wait(self._commits)
+
+    def _close_store(self) -> None:
+        """Close the store that the bus has opened, unless it has been started again."""
+        if self._outbox is not None and not self.is_running():
+            self._outbox.close()
+
+    async def join(self) -> None:
+        """Wait until the queue is empty and no event is in hand, whoever runs the bus.
+
+        Raises:
+            RuntimeError: The bus ends before, or a handler of the bus calls this, which would wait
+                for itself.
+        """
+        if self._is_delivering():
+            raise RuntimeError("join() in a handler would wait for the handler itself")
+        loop = self._bind()
+        while not self._is_idle():
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._joining.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._joining.discard(waiter)
+
+    def _is_idle(self) -> bool:
+        return self._in_hand is None and self._queue.is_idle()
+
+    def _tell_joining(self, error: Exception | None = None) -> None:
+        """Wake those that join when there is nothing left, or when there is and this is the end."""
+        if not self._joining or (error is None and not self._is_idle()):
+            return
+        for waiter in self._joining:
+            if waiter.done():
+                continue
+            if self._is_idle() or error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+    # Acknowledging
+
+    def ack(self, event: Event) -> bool:
+        """Forget one delivered event, durably: it is not delivered again.
+
+        The event is the very object that was delivered, or one that is equal to it; of several the
+        oldest. This waits for the disk, in any thread; ``ack_async`` does so without holding up the
+        event loop.
+
+        Args:
+            event: A delivered ``OutboundEvent``.
+
+        Returns:
+            Whether there was one to forget: False for one that was not delivered yet, was
+            acknowledged already, or was never stored.
+
+        Raises:
+            TypeError: It is no event.
+            StoreError: It could not be made durable; the event is not forgotten.
+        """
+        entry = self._claim(event)
+        if entry is None or self._outbox is None:
+            return False
+        self._outbox.acknowledge(entry)
+        return True
+
+    async def ack_async(self, event: Event) -> bool:
+        """Do what ``ack`` does, together with whatever else is being stored.
+
+        Cancelled, the acknowledgement is on its way and may become durable or not.
+
+        Args:
+            event: As of ``ack``.
+
+        Returns:
+            As ``ack``.
+
+        Raises:
+            TypeError, StoreError: As ``ack``.
+        """
+        entry = self._claim(event)
+        if entry is None or self._outbox is None:
+            return False
+        await self._outbox.acknowledge_async(entry)
+        return True
+
+    def _claim(self, event: Event) -> Entry | None:
+        if not isinstance(event, Event):
+            raise TypeError(f"an Event is needed, not {type(event).__name__}")
+        return None if self._outbox is None else self._outbox.claim(event)
+
+    # Loops and deliveries
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, which must be the only one that uses the bus now."""
+        loop = asyncio.get_running_loop()
+        before = self._loop
+        if before is not loop:
+            if before is not None and before.is_running():
+                raise RuntimeError(
+                    "the bus is in use in another event loop;"
+                    " asyncio.run_coroutine_threadsafe() publishes from other threads"
+                )
+            self._loop = loop
+        return loop
+
+    def _is_delivering(self) -> bool:
+        """Whether the caller runs on behalf of an event that this bus has in hand."""
+        delivery = _delivery.get()
+        while delivery is not None:
+            if delivery.bus is self and delivery.active:
+                return True
+            delivery = delivery.outer
+        return False
+
+    def _is_cancelled_by_others(self) -> bool:
+        """Take back the cancellation that stop() has asked for, and say whether there are more."""
+        task = asyncio.current_task()
+        uncancel = getattr(task, "uncancel", None)  # from Python 3.11 on
+        return uncancel is not None and uncancel() > 0
+
+
+def _seconds(timeout: object) -> float | None:
+    """Check a timeout."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number, not {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be at least 0, not {timeout!r}")
+    return float(timeout)

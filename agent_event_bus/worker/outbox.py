@@ -1,0 +1,256 @@
+"""What a worker bus has in its store: outbound events until they are acknowledged.
+
+The store has the truth: an event is there from its commit on, and the ledger of the bus's consumer
+has what was acknowledged. This file keeps what the process knows of it: which events are open, as
+the objects that were published, so that they can be acknowledged by these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from agent_event_bus.store import EventStore
+from agent_event_bus.store.encoding import encode
+from agent_event_bus.worker.events import Event, NotSerializableError, deserialize_event
+from agent_event_bus.worker.queue import Entry
+
+__all__ = ["Outbox", "database_of"]
+
+SWEEP_AFTER = 1000
+"""How many acknowledgements there may be before the ledger is looked after, see Outbox.sweep."""
+
+
+class Outbox:
+    """The open events of one bus, and the store that they lie in.
+
+    Args:
+        store: The store, which whoever gave it closes; None with a path.
+        path: Where to open a store, which `close` closes and the next use opens again.
+        name: The name of the bus: events are stored as "NAME.outbound", for the consumer NAME.
+        logger: Where to log what cannot be read back.
+    """
+
+    def __init__(
+        self, store: EventStore | None, path: Path | None, name: str, logger: logging.Logger
+    ) -> None:
+        self._given = store
+        self._path = path
+        self._opened: EventStore | None = None
+        self._consumer = name
+        self._event_name = f"{name}.outbound"
+        self._logger = logger
+        self._open: dict[int, Entry] = {}
+        self._lock = threading.RLock()  # acknowledgements may come in any thread
+        self._unswept = 0
+        self._highest = 0  # the highest number of an event that this object has stored
+        self._forgotten: set[int] | None = None  # what is acknowledged while `pending` reads
+
+    @property
+    def store(self) -> EventStore:
+        """The store, opened if need be."""
+        if self._given is not None:
+            return self._given
+        with self._lock:
+            if self._opened is None:
+                assert self._path is not None
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._opened = EventStore(self._path)
+            return self._opened
+
+    def introduce(self) -> None:
+        """Open the store, and have it keep what the bus has not acknowledged.
+
+        Raises:
+            StoreError: It refuses.
+        """
+        self.store.pending(self._consumer)
+
+    def close(self) -> None:
+        """Close the store if it was opened here."""
+        with self._lock:
+            store, self._opened = self._opened, None
+        if store is not None:
+            store.close()
+
+    # Events on their way
+
+    @staticmethod
+    def payload_of(event: Event) -> dict[str, Any]:
+        """Return what is stored of an event.
+
+        Raises:
+            NotSerializableError: Something in it would not come back as it is.
+        """
+        payload = event.to_dict()
+        _, form = encode(payload)
+        if form:
+            raise NotSerializableError(
+                f"{type(event).__name__} has something in it that cannot be serialised,"
+                " and so cannot be made durable"
+            )
+        return payload
+
+    async def append(self, event: Event, payload: dict[str, Any]) -> Entry | None:
+        """Store an event, and return the entry for it once it is durable.
+
+        Returns:
+            None when a recovery was faster and has an entry of it already.
+
+        Raises:
+            StoreError: The store has not taken it.
+        """
+        session: object = event.session_id  # whatever a caller has made of it
+        run_id = session if isinstance(session, str) else None
+        seq = await self.store.append_async(self._event_name, payload, run_id=run_id)
+        with self._lock:
+            self._highest = max(self._highest, seq)
+            known = self._open.get(seq)
+            if known is None:
+                entry = self._open[seq] = Entry(event, seq)
+                return entry
+        known.event = event
+        return None
+
+    # Acknowledging
+
+    def claim(self, event: Event) -> Entry | None:
+        """Choose the entry that an acknowledgement of this event is for.
+
+        The object itself comes first and then an equal one; of several the oldest. None when no
+        such event was delivered that is still open.
+        """
+        with self._lock:
+            entries = list(self._open.values())
+        for entry in entries:
+            if entry.event is event and self._claimed(entry):
+                return entry
+        for entry in entries:
+            if entry.delivered and entry.event == event and self._claimed(entry):
+                return entry
+        return None
+
+    def _claimed(self, entry: Entry) -> bool:
+        with self._lock:
+            if entry.acked or not entry.delivered:
+                return False
+            entry.acked = True
+            return True
+
+    def acknowledge(self, entry: Entry) -> None:
+        """Make the acknowledgement of a chosen entry durable."""
+        assert entry.seq is not None
+        try:
+            self.store.ack(self._consumer, entry.seq)
+        except BaseException:
+            entry.acked = False
+            raise
+        self._forget(entry.seq)
+
+    async def acknowledge_async(self, entry: Entry) -> None:
+        """Do the same and leave the loop to others meanwhile.
+
+        One that is cancelled is on its way to the disk, and the entry counts as acknowledged.
+        """
+        assert entry.seq is not None
+        try:
+            await self.store.ack_async(self._consumer, entry.seq)
+        except Exception:
+            entry.acked = False
+            raise
+        finally:
+            if entry.acked:
+                self._forget(entry.seq)
+
+    def _forget(self, seq: int) -> None:
+        with self._lock:
+            if self._forgotten is not None:
+                self._forgotten.add(seq)
+            self._open.pop(seq, None)
+            self._unswept += 1
+
+    # Reading back
+
+    async def pending(self) -> list[tuple[int, Event]]:
+        """Read what is not acknowledged, in a thread: it takes as long as the disk does."""
+        self._forgotten = set()
+        try:
+            return await asyncio.to_thread(self._read)
+        except BaseException:
+            self._forgotten = None
+            raise
+
+    def _read(self) -> list[tuple[int, Event]]:
+        """Do it.
+
+        What cannot be read back as an event is logged, left out, and kept in the store.
+        """
+        self._sweep()
+        found: list[tuple[int, Event]] = []
+        for stored in self.store.pending(self._consumer, key=self._event_name):
+            try:
+                if stored.form != "value":
+                    raise ValueError(f"its payload was stored in the form {stored.form!r}")
+                found.append((stored.seq, deserialize_event(stored.payload)))
+            except Exception as error:
+                self._logger.error(
+                    "Stored event %d cannot be read back, and is kept: %s", stored.seq, error
+                )
+        return found
+
+    def entries_for(self, found: Iterable[tuple[int, Event]], queued: set[int]) -> list[Entry]:
+        """Return entries for what was read, but for those that are queued or acknowledged."""
+        entries = []
+        with self._lock:
+            forgotten, self._forgotten = self._forgotten or set(), None
+            for seq, event in found:
+                entry = self._open.get(seq)
+                if seq in forgotten or seq in queued or (entry is not None and entry.acked):
+                    continue
+                if entry is None:
+                    entry = self._open[seq] = Entry(event, seq, delivered=True)
+                entries.append(entry)
+        return entries
+
+    def needs_sweep(self) -> bool:
+        """Whether so much was acknowledged that `sweep` is due."""
+        return self._unswept >= SWEEP_AFTER
+
+    async def sweep(self) -> None:
+        """Have the consumer done with all that is before its own first open event.
+
+        For a store that has events of others, too: the ledger would remember every acknowledgement
+        after the first of these one by one, and nothing after it could ever be pruned.
+        """
+        await asyncio.to_thread(self._sweep)
+
+    def _sweep(self) -> None:
+        self._unswept = 0
+        store = self.store
+        first = next(store.pending(self._consumer, limit=1), None)
+        if first is None or first.name == self._event_name:
+            return
+        # Asked for before: what comes after it is for the next time. To count a large log takes a
+        # while, so that is done only where nothing else is known.
+        last = self._highest or store.stats()["last_seq"]
+        own = next(store.pending(self._consumer, key=self._event_name, limit=1), None)
+        store.ack_through(self._consumer, last if own is None else own.seq - 1)
+
+
+def database_of(context: Any) -> Path | None:
+    """Return the file that a context names for the events, None when it names none.
+
+    Raises:
+        TypeError: ``context.config.event_path`` is no path.
+    """
+    given: object = getattr(getattr(context, "config", None), "event_path", None)
+    if given is None or given == "":
+        return None
+    path = Path(given)  # type: ignore[arg-type]  # which says so if it is no path
+    if path.suffix == ".db" and not path.is_dir():
+        return path
+    return path / "events.db"
