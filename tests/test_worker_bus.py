@@ -13,7 +13,6 @@ from helpers import DEADLINE, LoopThread, soon, turns
 
 from agent_event_bus.worker import Event, EventBus, InboundEvent, OutboundEvent
 
-
 F = TypeVar("F", bound=Callable[..., object])
 
 

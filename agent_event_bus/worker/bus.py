@@ -215,10 +215,10 @@ class EventBus(Worker):
             self._end = self._runner = None
             self._out_of_time = False
             stopped, self._stopping = self._stopping, False
-            if stopped:
-                self._close_store()
             end.set_result(None)
             self._tell_joining(RuntimeError("the bus has ended before its queue was empty"))
+            if stopped and self._outbox is not None:
+                self._outbox.close()
 
     async def _deliver_all(self, loop: asyncio.AbstractEventLoop) -> None:
         """Recover and deliver until it is told to stop."""

@@ -82,7 +82,7 @@ class Event:
         values: dict[str, Any] = {"type": self.event_type}
         for each in dataclasses.fields(self):
             if each.name == "type":
-                raise TypeError(f"{_place(type(self))} has a field 'type', which is the name's")
+                raise TypeError(f"{_place(type(self))} has a field 'type', the key of the class")
             values[each.name] = getattr(self, each.name)
         return values
 

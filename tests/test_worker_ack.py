@@ -1,0 +1,233 @@
+"""To acknowledge: exactly one event is forgotten, durably, and only one that was delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from helpers import soon, turns
+from working import contents, delivered, outbound
+
+from agent_event_bus.store import EventStore, StoreError
+from agent_event_bus.worker import Event, EventBus, InboundEvent, OutboundEvent
+
+Ack = Callable[[EventBus, Event], Any]
+
+
+async def ack(bus: EventBus, event: Event) -> bool:
+    return bus.ack(event)
+
+
+async def ack_async(bus: EventBus, event: Event) -> bool:
+    return await bus.ack_async(event)
+
+
+both = pytest.mark.parametrize("way", [ack, ack_async])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    with EventStore(tmp_path / "events.db") as store:
+        yield store
+
+
+async def with_delivered(store: EventStore, *events: Event) -> EventBus:
+    """Return a bus that has delivered events, and none of them was acknowledged."""
+    bus = EventBus(store=store)
+    await soon(asyncio.gather(*map(bus.publish, events)))
+    await delivered(bus)
+    return bus
+
+
+def open_numbers(store: EventStore) -> list[int]:
+    return [event.seq for event in store.pending("worker")]
+
+
+class TestOneEvent:
+    @both
+    async def test_is_forgotten_durably(self, store: EventStore, way: Ack) -> None:
+        events = outbound(1, 2, 3)
+        bus = await with_delivered(store, *events)
+        assert await way(bus, events[1]) is True
+        assert open_numbers(store) == [1, 3]
+
+    @both
+    async def test_twice_is_once(self, store: EventStore, way: Ack) -> None:
+        events = outbound(1, 2)
+        bus = await with_delivered(store, *events)
+        assert await way(bus, events[0]) is True
+        assert await way(bus, events[0]) is False
+        assert open_numbers(store) == [2]
+
+    @both
+    async def test_of_two_equal_ones_the_very_object_is(self, store: EventStore, way: Ack) -> None:
+        first, second = OutboundEvent("s", "same", 1.0), OutboundEvent("s", "same", 1.0)
+        bus = await with_delivered(store, first, second)
+        assert await way(bus, second) is True
+        assert open_numbers(store) == [1]
+        assert await way(bus, first) is True
+        assert open_numbers(store) == []
+        assert await way(bus, first) is False
+
+    @both
+    async def test_an_equal_object_will_do(self, store: EventStore, way: Ack) -> None:
+        event = OutboundEvent("s", "same", 1.0)
+        bus = await with_delivered(store, event, OutboundEvent("s", "same", 1.0))
+        for left in ([2], []):
+            assert await way(bus, OutboundEvent.from_dict(event.to_dict())) is True
+            assert open_numbers(store) == left
+        assert await way(bus, OutboundEvent.from_dict(event.to_dict())) is False
+
+    @both
+    async def test_an_object_that_was_published_twice_is_two_events(
+        self, store: EventStore, way: Ack
+    ) -> None:
+        (event,) = outbound("twice")
+        bus = await with_delivered(store, event, event)
+        assert await way(bus, event) is True
+        assert open_numbers(store) == [2]
+        assert await way(bus, event) is True
+        assert open_numbers(store) == []
+
+    @both
+    async def test_of_another_class_is_not_equal(self, store: EventStore, way: Ack) -> None:
+        bus = await with_delivered(store, OutboundEvent("s", "a", 1.0))
+        assert await way(bus, Event("s", "a", 1.0)) is False
+        assert open_numbers(store) == [1]
+
+
+class TestNothingToForget:
+    @both
+    async def test_an_event_that_was_not_delivered(self, store: EventStore, way: Ack) -> None:
+        bus = EventBus(store=store)
+        (event,) = outbound("a")
+        await bus.publish(event)
+        assert await way(bus, event) is False
+        assert contents(await delivered(bus)) == ["a"]
+
+    @both
+    async def test_an_event_that_was_never_published(self, store: EventStore, way: Ack) -> None:
+        bus = await with_delivered(store, *outbound("a"))
+        assert await way(bus, OutboundEvent("s", "b")) is False
+
+    @both
+    async def test_an_inbound_event(self, store: EventStore, way: Ack) -> None:
+        event = InboundEvent("s", "a")
+        bus = await with_delivered(store, event)
+        assert await way(bus, event) is False
+
+    @both
+    async def test_without_a_store(self, way: Ack) -> None:
+        bus = EventBus()
+        (event,) = outbound("a")
+        await bus.publish(event)
+        await delivered(bus)
+        assert await way(bus, event) is False
+
+    @both
+    async def test_what_is_no_event_is_refused(self, way: Any) -> None:
+        with pytest.raises(TypeError, match="an Event is needed, not int"):
+            await way(EventBus(), 1)
+
+
+class TestWhen:
+    @both
+    async def test_in_a_handler_of_the_event_itself(self, store: EventStore, way: Ack) -> None:
+        bus = EventBus(store=store)
+        answers: list[bool] = []
+
+        async def handler(event: OutboundEvent) -> None:
+            answers.append(await way(bus, event))
+
+        bus.subscribe(OutboundEvent, handler)
+        for event in outbound(1, 2, 3):
+            await bus.publish(event)
+        await delivered(bus)
+        assert answers == [True] * 3
+        assert open_numbers(store) == []
+
+    async def test_in_another_thread(self, store: EventStore) -> None:
+        events = outbound(1, 2)
+        bus = await with_delivered(store, *events)
+        assert await asyncio.to_thread(bus.ack, events[0]) is True
+        assert open_numbers(store) == [2]
+
+    async def test_of_many_threads_each_event_is_forgotten_once(self, store: EventStore) -> None:
+        events = [OutboundEvent("s", "same", 1.0) for _ in range(20)]
+        bus = await with_delivered(store, *events)
+        answers: list[bool] = []
+        barrier = threading.Barrier(5)
+
+        def acknowledge() -> None:
+            barrier.wait()
+            for _ in range(5):
+                answers.append(bus.ack(OutboundEvent("s", "same", 1.0)))
+
+        threads = [threading.Thread(target=acknowledge) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert sorted(answers) == [False] * 5 + [True] * 20
+        assert open_numbers(store) == []
+
+    async def test_of_many_tasks_at_once(self, store: EventStore) -> None:
+        events = outbound(*range(200))
+        bus = await with_delivered(store, *events)
+        assert await soon(asyncio.gather(*map(bus.ack_async, events))) == [True] * 200
+        assert open_numbers(store) == []
+
+
+class TestRefused:
+    class Refusing:
+        """A store that refuses acknowledgements for a while."""
+
+        def __init__(self, store: EventStore) -> None:
+            self.store = store
+            self.refuses = True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+        def ack(self, consumer: str, seq: int) -> None:
+            if self.refuses:
+                raise StoreError("disk is full")
+            self.store.ack(consumer, seq)
+
+        async def ack_async(self, consumer: str, seq: int) -> None:
+            if self.refuses:
+                raise StoreError("disk is full")
+            await self.store.ack_async(consumer, seq)
+
+    @both
+    async def test_what_could_not_be_made_durable_is_not_forgotten(
+        self, store: EventStore, way: Ack
+    ) -> None:
+        refusing: Any = self.Refusing(store)
+        (event,) = outbound("a")
+        bus = await with_delivered(refusing, event)
+        with pytest.raises(StoreError, match="disk is full"):
+            await way(bus, event)
+        assert contents(await delivered(bus)) == ["a"]
+        refusing.refuses = False
+        assert await way(bus, event) is True
+        assert contents(await delivered(bus)) == []
+
+    async def test_cancelled_it_counts_as_acknowledged(self, store: EventStore) -> None:
+        (event,) = outbound("a")
+        bus = await with_delivered(store, event)
+        acknowledging = asyncio.ensure_future(bus.ack_async(event))
+        await asyncio.sleep(0)
+        acknowledging.cancel()
+        await soon(asyncio.wait([acknowledging]))
+        assert bus.ack(event) is False
+
+        async def durable() -> None:
+            while open_numbers(store):
+                await turns()
+
+        await soon(durable())

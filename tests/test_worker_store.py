@@ -1,0 +1,369 @@
+"""Outbound events with a store: durable when published, in order, each of them once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers import soon, turns
+from working import contents, delivered, outbound, stored
+
+from agent_event_bus.store import EventStore, StoreClosedError, StoreError
+from agent_event_bus.worker import (
+    AgentWorker,
+    Event,
+    EventBus,
+    InboundEvent,
+    NotSerializableError,
+    OutboundEvent,
+)
+
+
+@dataclass
+class Reply(OutboundEvent):
+    """A subclass with a field of its own."""
+
+    channel: str = "mail"
+
+
+class Slow:
+    """A store whose appends wait for a gate, before the commit or after it."""
+
+    def __init__(self, store: EventStore, when: str) -> None:
+        self.store = store
+        self.when = when
+        self.gate = asyncio.Event()
+        self.begun = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def append_async(self, *args: Any, **options: Any) -> int:
+        self.begun += 1
+        if self.when == "before":
+            await self.gate.wait()
+        number = await self.store.append_async(*args, **options)
+        if self.when == "after":
+            await self.gate.wait()
+        return number
+
+
+class Full:
+    """A store that refuses."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def append_async(self, *args: Any, **options: Any) -> int:
+        await asyncio.sleep(0)
+        raise StoreError("database or disk is full")
+
+
+def is_open(folder: Path) -> bool:
+    """Whether anybody has the store in a folder open: at the last close SQLite removes its log."""
+    return any(folder.glob("events.db-*"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    with EventStore(tmp_path / "events.db") as store:
+        yield store
+
+
+class TestDurable:
+    async def test_when_publish_returns_the_event_is_in_the_file(
+        self, store: EventStore, tmp_path: Path
+    ) -> None:
+        bus = EventBus(store=store)
+        await bus.publish(Reply("s1", {"text": "hi"}, 5.0, channel="chat"))
+        connection = sqlite3.connect(tmp_path / "events.db")
+        assert connection.execute("SELECT name FROM events").fetchall() == [("worker.outbound",)]
+        connection.close()
+        (event,) = store.read()
+        assert event.payload == Reply("s1", {"text": "hi"}, 5.0, channel="chat").to_dict()
+        assert event.run_id == "s1"
+
+    async def test_only_outbound_events_are_stored(self, store: EventStore) -> None:
+        bus = EventBus(store=store)
+        for event in (InboundEvent("s", 1), Event("s", 2), OutboundEvent("s", 3)):
+            await bus.publish(event)
+        assert stored(store) == [3]
+        assert contents(await delivered(bus)) == [1, 2, 3]
+
+    async def test_the_very_object_is_delivered(self, store: EventStore) -> None:
+        bus = EventBus(store=store)
+        (event,) = outbound("a")
+        await bus.publish(event)
+        assert (await delivered(bus))[0] is event
+
+    async def test_events_of_many_publishers_are_delivered_in_the_order_of_their_numbers(
+        self, store: EventStore
+    ) -> None:
+        bus = EventBus(store=store)
+        await soon(asyncio.gather(*map(bus.publish, outbound(*range(300)))))
+        order = stored(store)
+        assert sorted(order) == list(range(300))
+        assert contents(await delivered(bus)) == order
+
+    async def test_also_when_the_store_tells_of_a_number_late(self, store: EventStore) -> None:
+        slow = Slow(store, "after")
+        bus = EventBus(store=slow)  # type: ignore[arg-type]
+        first = asyncio.ensure_future(bus.publish(outbound("first")[0]))
+        while not stored(store):
+            await turns()
+        slow.when = "never"
+        await bus.publish(outbound("second")[0])
+        slow.gate.set()
+        await soon(first)
+        assert contents(await delivered(bus)) == ["first", "second"]
+
+    async def test_what_cannot_be_serialised_is_refused_and_not_delivered(
+        self, store: EventStore
+    ) -> None:
+        bus = EventBus(store=store)
+        with pytest.raises(NotSerializableError, match="cannot be made durable"):
+            await bus.publish(OutboundEvent("s", object()))
+        assert stored(store) == []
+        assert contents(await delivered(bus)) == []
+
+    async def test_without_a_store_any_content_goes(self) -> None:
+        content = object()
+        bus = EventBus()
+        await bus.publish(OutboundEvent("s", content))
+        assert contents(await delivered(bus)) == [content]
+
+
+class TestRefused:
+    async def test_an_event_that_cannot_be_stored_is_not_delivered(self, store: EventStore) -> None:
+        bus = EventBus(store=Full(store))  # type: ignore[arg-type]
+        with pytest.raises(StoreError, match="disk is full"):
+            await bus.publish(outbound("a")[0])
+        await bus.publish(InboundEvent("s", "b"))
+        assert contents(await delivered(bus)) == ["b"]
+
+    async def test_its_place_is_free_again(self, store: EventStore) -> None:
+        bus = EventBus(store=Full(store), maxsize=1)  # type: ignore[arg-type]
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                await soon(bus.publish(outbound("a")[0]))
+        await soon(bus.join())
+
+    async def test_a_closed_store_refuses(self, store: EventStore) -> None:
+        bus = EventBus(store=store)
+        store.close()
+        with pytest.raises(StoreClosedError):
+            await bus.publish(outbound("a")[0])
+        task = bus.start()
+        await soon(asyncio.wait([task]))
+        assert isinstance(bus.get_exception(), StoreClosedError)
+
+    async def test_an_answer_that_cannot_be_stored_is_logged_as_the_failure_of_the_agent(
+        self, store: EventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bus = EventBus(store=Full(store))  # type: ignore[arg-type]
+        calls: list[InboundEvent] = []
+
+        async def respond(event: InboundEvent) -> str:
+            calls.append(event)
+            return "answer"
+
+        agent = AgentWorker(SimpleNamespace(eventbus=bus), respond)
+        bus.start()
+        await bus.publish(InboundEvent("s", "q"))
+        await soon(bus.join())
+        await bus.stop()
+        assert len(calls) == 1  # the model is not asked again for what the disk refuses
+        assert "AgentWorker.handle' raised on event 'InboundEvent': database or disk" in caplog.text
+        await agent.stop()
+
+    async def test_an_answer_that_cannot_be_serialised_is_a_failure_of_respond(
+        self, store: EventStore
+    ) -> None:
+        bus = EventBus(store=store)
+
+        async def respond(event: InboundEvent) -> Any:
+            return object()
+
+        AgentWorker(SimpleNamespace(eventbus=bus), respond, max_retries=1)
+        await bus.publish(InboundEvent("s", "q"))
+        sent = [event for event in await delivered(bus) if isinstance(event, OutboundEvent)]
+        assert [event.error is not None for event in sent] == [True, True]  # one for the marker
+        assert "cannot be serialised" in str(sent[0].error)
+
+
+class TestCancelledPublish:
+    @pytest.mark.parametrize("when", ["before", "after"])
+    async def test_an_event_on_its_way_to_the_disk_is_stored_and_delivered_once(
+        self, store: EventStore, when: str
+    ) -> None:
+        slow = Slow(store, when)
+        bus = EventBus(store=slow)  # type: ignore[arg-type]
+        publishing = asyncio.ensure_future(bus.publish(outbound("a")[0]))
+        while not slow.begun or (when == "after" and not stored(store)):
+            await turns()
+        publishing.cancel()
+        await soon(asyncio.wait([publishing]))
+        assert publishing.cancelled()
+        slow.gate.set()
+        assert contents(await delivered(bus)) == ["a"]
+        assert stored(store) == ["a"]
+
+    async def test_before_its_first_step_it_is_not_published(self, store: EventStore) -> None:
+        bus = EventBus(store=store)
+        publishing = asyncio.ensure_future(bus.publish(outbound("a")[0]))
+        publishing.cancel()
+        await soon(asyncio.wait([publishing]))
+        assert contents(await delivered(bus)) == []
+        assert stored(store) == []
+
+    async def test_one_that_is_then_refused_is_logged(
+        self, store: EventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bus = EventBus(store=Full(store))  # type: ignore[arg-type]
+        publishing = asyncio.ensure_future(bus.publish(outbound("a")[0]))
+        await asyncio.sleep(0)  # its commit has begun
+        publishing.cancel()
+        await soon(asyncio.wait([publishing]))
+        await turns()
+        (record,) = caplog.records
+        assert record.levelname == "ERROR"
+        assert "could not be stored: database or disk is full" in record.getMessage()
+
+    def test_when_the_loop_ends_before_it_is_queued_the_next_run_has_it(
+        self, store: EventStore
+    ) -> None:
+        bus: EventBus
+
+        async def until_stored() -> None:
+            nonlocal bus
+            slow = Slow(store, "after")
+            bus = EventBus(store=slow)  # type: ignore[arg-type]
+            await bus.publish(InboundEvent("s", "in"))
+            publishing = asyncio.ensure_future(bus.publish(outbound("out")[0]))
+            while not stored(store):
+                await turns()
+            assert not publishing.done()
+
+        asyncio.run(until_stored())
+        assert contents(asyncio.run(delivered(bus))) == ["out", "in"]
+
+
+class TestStop:
+    async def test_it_waits_for_what_is_on_its_way_to_the_disk(self, store: EventStore) -> None:
+        slow = Slow(store, "before")
+        bus = EventBus(store=slow)  # type: ignore[arg-type]
+        bus.start()
+        await turns()
+        publishing = asyncio.ensure_future(bus.publish(outbound("a")[0]))
+        await turns()
+        stopping = asyncio.ensure_future(bus.stop())
+        await turns()
+        assert not stopping.done()
+        slow.gate.set()
+        await soon(stopping)
+        assert publishing.done()
+        assert stored(store) == ["a"]
+        slow.when = "never"
+        assert contents(await delivered(bus)) == ["a"]
+
+    async def test_a_store_that_was_given_stays_open(self, store: EventStore) -> None:
+        bus = EventBus(store=store)
+        bus.start()
+        await turns()
+        await soon(bus.stop())
+        assert not store.closed
+
+
+class TestContext:
+    @staticmethod
+    def context(path: object) -> Any:
+        return SimpleNamespace(config=SimpleNamespace(event_path=path))
+
+    async def use(self, path: object) -> None:
+        bus = EventBus(self.context(path))
+        await bus.publish(OutboundEvent("s", "a"))
+        await bus.stop()
+
+    @pytest.mark.parametrize("form", [str, Path, os.fspath], ids=["str", "Path", "fspath"])
+    async def test_a_folder_gets_a_file_events_db(self, tmp_path: Path, form: Any) -> None:
+        await self.use(form(tmp_path / "new" / "folder"))
+        with EventStore(tmp_path / "new" / "folder" / "events.db") as store:
+            assert stored(store) == ["a"]
+
+    async def test_a_path_that_ends_in_db_is_the_file(self, tmp_path: Path) -> None:
+        await self.use(tmp_path / "new" / "mine.db")
+        with EventStore(tmp_path / "new" / "mine.db") as store:
+            assert stored(store) == ["a"]
+
+    async def test_a_folder_that_is_there_is_one_whatever_its_name(self, tmp_path: Path) -> None:
+        (tmp_path / "odd.db").mkdir()
+        await self.use(tmp_path / "odd.db")
+        assert (tmp_path / "odd.db" / "events.db").is_file()
+
+    @pytest.mark.parametrize("path", [None, ""])
+    async def test_without_a_path_there_is_no_store(self, path: object) -> None:
+        await self.use(path)
+        for context in (SimpleNamespace(), SimpleNamespace(config=SimpleNamespace()), None):
+            bus = EventBus(context)
+            await bus.publish(OutboundEvent("s", object()))
+
+    async def test_a_store_that_is_given_comes_first(
+        self, store: EventStore, tmp_path: Path
+    ) -> None:
+        bus = EventBus(self.context(tmp_path / "other"), store=store)
+        await bus.publish(OutboundEvent("s", "a"))
+        assert stored(store) == ["a"]
+        assert not (tmp_path / "other").exists()
+
+    def test_what_is_no_path_is_refused(self) -> None:
+        with pytest.raises(TypeError):
+            EventBus(self.context(5))
+
+    def test_a_file_that_is_no_store_is_refused_when_the_bus_is_made(self, tmp_path: Path) -> None:
+        (tmp_path / "x.db").write_text("no database, but long enough to be looked at" * 50)
+        with pytest.raises(StoreError):
+            EventBus(self.context(tmp_path / "x.db"))
+
+    async def test_a_stopped_bus_has_closed_its_store_and_opens_it_again_when_used(
+        self, tmp_path: Path
+    ) -> None:
+        bus = EventBus(self.context(tmp_path))
+        assert contents(await delivered(bus)) == []
+        assert not is_open(tmp_path)
+        await bus.publish(OutboundEvent("s", "a"))
+        assert is_open(tmp_path)
+        assert contents(await delivered(bus)) == ["a"]
+        await bus.stop()
+        assert not is_open(tmp_path)
+
+    async def test_so_has_one_that_a_handler_has_stopped(self, tmp_path: Path) -> None:
+        bus = EventBus(self.context(tmp_path))
+        bus.subscribe(Event, lambda event: asyncio.ensure_future(bus.stop()))
+        await bus.publish(OutboundEvent("s", "a"))
+        await soon(bus.start())
+        assert not is_open(tmp_path)
+
+    async def test_so_has_one_that_ran_out_of_time(self, tmp_path: Path) -> None:
+        bus = EventBus(self.context(tmp_path))
+        inside = asyncio.Event()
+
+        async def handler(event: OutboundEvent) -> None:
+            inside.set()
+            await asyncio.Event().wait()
+
+        bus.subscribe(OutboundEvent, handler)
+        await bus.publish(OutboundEvent("s", "a"))
+        bus.start()
+        await soon(inside.wait())
+        await soon(bus.stop(timeout=0))
+        assert not is_open(tmp_path)
