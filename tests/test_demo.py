@@ -376,6 +376,10 @@ def test_every_example_runs(example: Path, tmp_path: Path) -> None:
         "the last of the inbox: {'answer': 'It is on its way.'}\n",
         "watch_an_agent": "answer: 14\ntraced: square(1), square(2), square(3)\n",
         "record_and_replay": "recorded 8 events\nsearch: 2\nread: 1\n",
+        "worker_recovery": (
+            "first process\nAda: It is in Porto.\nit has died with status 9\n"
+            "Bo: Yes, until it is delivered.\nCy: The workshop.\nAda: You are welcome.\n"
+        ),
         "durable_log": "audit: run.end \nreplayed: 5\n",
         "telemetry_router": (
             "42 tokens\n42 tokens\nthe first tool was search\nrouted 6 events\nreplayed 6 events\n"

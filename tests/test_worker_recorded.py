@@ -21,7 +21,9 @@ def sessions() -> dict[str, list[Event]]:
     classes = {"user.message": InboundEvent, "llm.response": OutboundEvent}
     for number, (name, payload) in enumerate(recorded_events()):
         if name in classes:
-            found[payload["run_id"]].append(classes[name](payload["run_id"], payload, float(number)))
+            found[payload["run_id"]].append(
+                classes[name](payload["run_id"], payload, float(number))
+            )
     return found
 
 

@@ -171,6 +171,16 @@ class TestOrder:
         await published(EventBus(store=store), *outbound(*range(10)))
         assert contents(await delivered(EventBus(store=store, maxsize=1))) == list(range(10))
 
+    async def test_to_join_is_to_wait_for_what_is_recovered(self, store: EventStore) -> None:
+        await published(EventBus(store=store), *outbound(1, 2))
+        bus = EventBus(store=store)
+        log: list[Any] = []
+        bus.subscribe(Event, log.append)
+        bus.start()
+        await soon(bus.join())
+        assert contents(log) == [1, 2]
+        await soon(bus.stop())
+
 
 class TestTheSameBusAgain:
     async def test_it_delivers_what_is_not_acknowledged_as_after_a_crash(

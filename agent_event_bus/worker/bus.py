@@ -89,6 +89,7 @@ class EventBus(Worker):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commits: set[asyncio.Task[None]] = set()
         self._in_hand: Entry | None = None
+        self._recovered = False  # whether the run that is on has recovered
         self._stopping = False
         self._out_of_time = False
         self._runner: asyncio.Task[Any] | None = None  # the task that is in run()
@@ -217,6 +218,7 @@ class EventBus(Worker):
             stopped, self._stopping = self._stopping, False
             end.set_result(None)
             self._tell_joining(RuntimeError("the bus has ended before its queue was empty"))
+            self._recovered = False
             if stopped and self._outbox is not None:
                 self._outbox.close()
 
@@ -224,6 +226,8 @@ class EventBus(Worker):
         """Recover and deliver until it is told to stop."""
         if self._outbox is not None:
             await self._recover(self._outbox)
+        self._recovered = True
+        self._tell_joining()
         turn = loop.time()
         while not self._stopping:
             entry = self._queue.pop()
@@ -324,7 +328,7 @@ class EventBus(Worker):
             self._outbox.close()
 
     async def join(self) -> None:
-        """Wait until the queue is empty and no event is in hand, whoever runs the bus.
+        """Wait until the queue is empty, no event is in hand, and a bus that runs has recovered.
 
         Raises:
             RuntimeError: The bus ends before, or a handler of the bus calls this, which would wait
@@ -342,7 +346,8 @@ class EventBus(Worker):
                 self._joining.discard(waiter)
 
     def _is_idle(self) -> bool:
-        return self._in_hand is None and self._queue.is_idle()
+        recovering = self.is_running() and not self._recovered
+        return not recovering and self._in_hand is None and self._queue.is_idle()
 
     def _tell_joining(self, error: Exception | None = None) -> None:
         """Wake those that join when there is nothing left, or when there is and this is the end."""
