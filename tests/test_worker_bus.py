@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
 import pytest
-from helpers import DEADLINE, LoopThread, soon, turns
+from helpers import DEADLINE, Gate, LoopThread, soon, turns
 
 from agent_event_bus.worker import Event, EventBus, InboundEvent, OutboundEvent
 
@@ -326,6 +327,35 @@ class TestLoops:
         with pytest.raises(RuntimeError, match="in use in another event loop"):
             publishing.result(DEADLINE)
         await bus.stop()
+
+    def test_a_loop_that_was_closed_under_it_takes_nothing_with_it(self) -> None:
+        bus = EventBus(maxsize=1)
+        log: list[Any] = []
+        gate = Gate()
+        bus.subscribe(Event, gate.wait)
+
+        async def begin() -> None:
+            bus.start()
+            for content in (1, 2):
+                await bus.publish(Event("s", content))  # 1 is in hand, 2 queued
+            waiting.append(asyncio.ensure_future(bus.publish(Event("s", 3))))  # for room
+            waiting.append(asyncio.ensure_future(bus.join()))
+            await turns()
+
+        waiting: list[asyncio.Future[None]] = []
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # which hears of the tasks it lost
+        loop.run_until_complete(begin())
+        loop.close()
+        assert not bus.is_running()
+        bus.unsubscribe(gate.wait)
+        bus.subscribe(Event, log.append)
+        asyncio.run(delivered(bus, Event("s", 4)))
+        waiting.clear()
+        gc.collect()  # the tasks of the first loop end now
+        assert contents(log) == [1, 2, 4]
+        asyncio.run(delivered(bus, Event("s", 5)))
+        assert contents(log) == [1, 2, 4, 5]
 
     async def test_other_threads_publish_through_its_loop(self) -> None:
         bus = EventBus()

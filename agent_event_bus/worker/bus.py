@@ -6,6 +6,8 @@ docs/worker.md describes it.
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -147,19 +149,20 @@ class EventBus(Worker):
         if not isinstance(event, Event):
             raise TypeError(f"an Event is needed, not {type(event).__name__}")
         self._bind()
+        queue = self._queue
         outbox = self._outbox if isinstance(event, OutboundEvent) else None
         payload = {} if outbox is None else outbox.payload_of(event)
         try:
-            await self._queue.reserve(self._is_delivering())
+            await queue.reserve(self._is_delivering())
         except BaseException:
             self._tell_joining()  # it may have been the last that they wait for
             raise
         if outbox is None:
-            self._queue.put(Entry(event))
+            queue.put(Entry(event))
             return
         # A task of its own: what is on its way to the disk cannot be called back, so it must find
         # its way into the queue whatever becomes of the caller.
-        commit = asyncio.ensure_future(self._commit(outbox, event, payload))
+        commit = asyncio.ensure_future(self._commit(outbox, queue, event, payload))
         self._commits.add(commit)
         commit.add_done_callback(self._commits.discard)
         try:
@@ -168,19 +171,21 @@ class EventBus(Worker):
             commit.add_done_callback(self._report_commit)
             raise
 
-    async def _commit(self, outbox: Outbox, event: Event, payload: dict[str, Any]) -> None:
+    async def _commit(
+        self, outbox: Outbox, queue: EventQueue, event: Event, payload: dict[str, Any]
+    ) -> None:
         """Store an event and queue it, in the place that was reserved for it."""
         try:
             entry = await outbox.append(event, payload)
         except BaseException:
-            self._queue.release()
+            queue.release()
             self._tell_joining()
             raise
         if entry is None:
-            self._queue.release()
+            queue.release()
             self._tell_joining()
         else:
-            self._queue.put(entry)
+            queue.put(entry)
 
     def _report_commit(self, commit: asyncio.Task[None]) -> None:
         """Say that an event was not stored when its publisher has gone."""
@@ -202,48 +207,54 @@ class EventBus(Worker):
             RuntimeError: It is running already, or in use in another event loop.
             StoreError: The store cannot be read.
         """
+        loop = self._bind()
         if self._end is not None:
             raise RuntimeError("the bus is running already")
-        loop = self._bind()
         self._end = end = loop.create_future()
         self._runner = asyncio.current_task()
         try:
-            await self._deliver_all(loop)
+            await self._deliver_all()
         except asyncio.CancelledError:
             if not self._out_of_time or self._is_cancelled_by_others():
                 raise
         finally:
-            self._end = self._runner = None
-            self._out_of_time = False
-            stopped, self._stopping = self._stopping, False
+            if self._end is end:  # otherwise its loop was closed, and the bus has left it
+                self._finish(end)
+
+    def _finish(self, end: asyncio.Future[None]) -> None:
+        """Make the bus ready for another run."""
+        self._end = self._runner = None
+        self._out_of_time = False
+        stopped, self._stopping = self._stopping, False
+        if not end.get_loop().is_closed():
             end.set_result(None)
             self._tell_joining(RuntimeError("the bus has ended before its queue was empty"))
-            self._recovered = False
-            if stopped and self._outbox is not None:
-                self._outbox.close()
+        self._recovered = False
+        if stopped and self._outbox is not None:
+            self._outbox.close()
 
-    async def _deliver_all(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _deliver_all(self) -> None:
         """Recover and deliver until it is told to stop."""
         if self._outbox is not None:
             await self._recover(self._outbox)
         self._recovered = True
         self._tell_joining()
-        turn = loop.time()
+        turn = time.monotonic()  # loops may keep the time of their last turn
         while not self._stopping:
             entry = self._queue.pop()
             if entry is None:
                 await self._queue.wait()
-                turn = loop.time()
+                turn = time.monotonic()
                 continue
             if not entry.acked:
                 await self._deliver(entry)
             self._tell_joining()
             if self._outbox is not None and self._outbox.needs_sweep():
                 await self._outbox.sweep()
-            if loop.time() - turn > GIVE_WAY_AFTER:
+            if time.monotonic() - turn > GIVE_WAY_AFTER:
                 # Handlers that never suspend would keep everybody else waiting.
                 await asyncio.sleep(0)
-                turn = loop.time()
+                turn = time.monotonic()
         await self._commits_done()
 
     async def _recover(self, outbox: Outbox) -> None:
@@ -264,19 +275,22 @@ class EventBus(Worker):
         try:
             called = await self._bus.publish_async(entry.event)
         except BaseException:
-            if not entry.acked:
+            if self._in_hand is entry and not entry.acked:
                 self._queue.put_back(entry)
             raise
         finally:
             delivery.active = False
-            _delivery.reset(token)
-            self._in_hand = None
+            if self._in_hand is entry:
+                self._in_hand = None
+            with suppress(ValueError):  # in another context, when it is closed as garbage
+                _delivery.reset(token)
         if not called:
             self.logger.warning("No handler is subscribed to %s", type(entry.event).__name__)
 
     def is_running(self) -> bool:
         """Return whether ``run`` is on, or was started and has not begun."""
-        return self._end is not None or super().is_running()
+        end = self._end
+        return (end is not None and not end.get_loop().is_closed()) or super().is_running()
 
     async def stop(self, timeout: float | None = None) -> None:
         """Finish the event in hand, and end. What is queued stays queued for the next ``run``.
@@ -291,8 +305,10 @@ class EventBus(Worker):
         Raises:
             TypeError: ``timeout`` is no number.
             ValueError: It is negative or NaN.
+            RuntimeError: The bus is in use in another event loop.
         """
         limit = _seconds(timeout)
+        self._bind()
         if not self.is_running():
             await self._commits_done()
             self._close_store()
@@ -424,8 +440,20 @@ class EventBus(Worker):
                     "the bus is in use in another event loop;"
                     " asyncio.run_coroutine_threadsafe() publishes from other threads"
                 )
+            if before is not None and before.is_closed():
+                self._leave_loop()
             self._loop = loop
         return loop
+
+    def _leave_loop(self) -> None:
+        """Let go of all that has waited in a loop that was closed under it, and never goes on."""
+        entry, self._in_hand = self._in_hand, None
+        if entry is not None and not entry.acked:
+            self._queue.put_back(entry)
+        self._queue = self._queue.successor()
+        self._commits, self._joining = set(), set()
+        self._end = self._runner = None
+        self._recovered = self._stopping = self._out_of_time = False
 
     def _is_delivering(self) -> bool:
         """Whether the caller runs on behalf of an event that this bus has in hand."""

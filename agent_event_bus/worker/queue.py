@@ -55,6 +55,13 @@ class EventQueue:
         self._publishers: deque[Waiter] = deque()
         self._consumer: Waiter | None = None
 
+    def successor(self) -> EventQueue:
+        """Return a queue with these entries, and with nobody who waits or has reserved a place."""
+        after = EventQueue(self.maxsize)
+        after._entries, self._entries = self._entries, deque()
+        after._last_seq = self._last_seq
+        return after
+
     def __len__(self) -> int:
         return len(self._entries)
 

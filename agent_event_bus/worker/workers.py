@@ -64,7 +64,7 @@ class Worker(ABC):
         Raises:
             RuntimeError: No event loop is running.
         """
-        if self._task is None or self._task.done():
+        if self._task is None or not Worker.is_running(self):
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self.run())
             self._task.add_done_callback(self._ended)
@@ -72,7 +72,8 @@ class Worker(ABC):
 
     def is_running(self) -> bool:
         """Return whether it was started and has not ended."""
-        return self._task is not None and not self._task.done()
+        task = self._task
+        return task is not None and not task.done() and not task.get_loop().is_closed()
 
     def has_crashed(self) -> bool:
         """Return whether it has ended with an exception; to be cancelled is none."""
