@@ -12,6 +12,7 @@ from typing import Any, Callable, TypeVar
 import pytest
 from helpers import DEADLINE, Gate, LoopThread, soon, turns
 
+from agent_event_bus import Subscription
 from agent_event_bus.worker import Event, EventBus, InboundEvent, OutboundEvent
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -331,10 +332,9 @@ class TestLoops:
     def test_a_loop_that_was_closed_under_it_takes_nothing_with_it(self) -> None:
         bus = EventBus(maxsize=1)
         log: list[Any] = []
-        gate = Gate()
-        bus.subscribe(Event, gate.wait)
 
         async def begin() -> None:
+            subscriptions.append(bus.subscribe(Event, Gate().wait))
             bus.start()
             for content in (1, 2):
                 await bus.publish(Event("s", content))  # 1 is in hand, 2 queued
@@ -342,13 +342,15 @@ class TestLoops:
             waiting.append(asyncio.ensure_future(bus.join()))
             await turns()
 
+        subscriptions: list[Subscription] = []
         waiting: list[asyncio.Future[None]] = []
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda loop, context: None)  # which hears of the tasks it lost
         loop.run_until_complete(begin())
         loop.close()
         assert not bus.is_running()
-        bus.unsubscribe(gate.wait)
+        (hanging,) = subscriptions
+        hanging.cancel()
         bus.subscribe(Event, log.append)
         asyncio.run(delivered(bus, Event("s", 4)))
         waiting.clear()

@@ -68,7 +68,7 @@ class TestStop:
         bus = EventBus()
         await bus.publish(Event("s", 1))
         bus.start()
-        await soon(bus.stop())
+        await bus.stop()  # in this very turn
         assert await delivered_next(bus) == [1]
 
     async def test_a_handler_may_stop_the_bus(self) -> None:

@@ -104,7 +104,7 @@ class TestStop:
         worker = Waiting()
         await soon(worker.stop())
         worker.start()
-        await soon(worker.stop())
+        await worker.stop()  # in this very turn
         await soon(worker.stop())
         assert not worker.is_running()
         assert worker.begun == 0  # it was stopped before its first step
