@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 from helpers import soon, turns
-from working import contents, delivered, outbound
+from working import commits, contents, delivered, outbound
 
 from agent_event_bus.store import EventStore, StoreError
 from agent_event_bus.worker import Event, EventBus, InboundEvent, OutboundEvent
@@ -175,10 +175,34 @@ class TestWhen:
         assert sorted(answers) == [False] * 5 + [True] * 20
         assert open_numbers(store) == []
 
-    async def test_of_many_tasks_at_once(self, store: EventStore) -> None:
+    async def test_of_many_tasks_at_once_it_is_one_commit(self, store: EventStore) -> None:
         events = outbound(*range(200))
         bus = await with_delivered(store, *events)
+        before = commits(store)
         assert await soon(asyncio.gather(*map(bus.ack_async, events))) == [True] * 200
+        assert commits(store) - before <= 3  # one, unless the writer woke in between
+        assert open_numbers(store) == []
+
+    async def test_while_the_disk_is_slow_the_loop_goes_on(self, store: EventStore) -> None:
+        gate = asyncio.Event()
+
+        class Slow:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store, name)
+
+            async def ack_async(self, consumer: str, seq: int) -> None:
+                await gate.wait()
+                await store.ack_async(consumer, seq)
+
+        slow: Any = Slow()
+        (event,) = outbound("a")
+        bus = await with_delivered(slow, event)
+        acknowledging = asyncio.ensure_future(bus.ack_async(event))
+        await turns()
+        assert not acknowledging.done()
+        assert bus.ack(event) is False  # somebody is at it
+        gate.set()
+        assert await soon(acknowledging) is True
         assert open_numbers(store) == []
 
 

@@ -295,6 +295,16 @@ class TestWhatCannotBeReadBack:
         assert bus.has_crashed()
         assert isinstance(bus.get_exception(), StoreError)
 
+    async def test_what_was_redacted_comes_back_redacted(self, tmp_path: Path) -> None:
+        def redact(name: str, payload: Any) -> Any:
+            return {**payload, "content": "***"}
+
+        with EventStore(tmp_path / "redacted.db", redact=redact) as store:
+            bus = EventBus(store=store)
+            await published(bus, *outbound("a secret"))
+            assert contents(await delivered(bus)) == ["a secret"]
+            assert contents(await delivered(EventBus(store=store))) == ["***"]
+
 
 class TestASharedStore:
     async def test_only_its_own_events_are_recovered(self, store: EventStore) -> None:

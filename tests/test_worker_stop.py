@@ -138,6 +138,16 @@ class TestTimeout:
         bus.unsubscribe(gate.wait)
         assert await delivered_next(bus) == [1, 2]
 
+    async def test_handlers_that_were_done_with_it_see_it_twice(self) -> None:
+        bus = EventBus()
+        done: list[object] = []
+        bus.subscribe(Event, lambda event: done.append(event.content))
+        gate = await in_hand(bus, 1)
+        await soon(bus.stop(timeout=0))
+        bus.unsubscribe(gate.wait)
+        assert await delivered_next(bus) == [1]
+        assert done == [1, 1]
+
     async def test_in_time_nothing_is_cancelled(self) -> None:
         bus = EventBus()
         gate = await in_hand(bus, 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from helpers import soon, turns
-from working import contents, delivered, outbound, stored
+from working import commits, contents, delivered, outbound, stored
 
 from agent_event_bus.store import EventStore, StoreClosedError, StoreError
 from agent_event_bus.worker import (
@@ -114,6 +114,14 @@ class TestDurable:
         order = stored(store)
         assert sorted(order) == list(range(300))
         assert contents(await delivered(bus)) == order
+
+    async def test_what_several_tasks_publish_at_once_is_one_commit(
+        self, store: EventStore
+    ) -> None:
+        bus = EventBus(store=store)
+        before = commits(store)
+        await soon(asyncio.gather(*map(bus.publish, outbound(*range(100)))))
+        assert commits(store) - before <= 3  # one, unless the writer woke in between
 
     async def test_also_when_the_store_tells_of_a_number_late(self, store: EventStore) -> None:
         slow = Slow(store, "after")
