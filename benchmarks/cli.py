@@ -30,6 +30,7 @@ SUITES = (
     "runtime_bus",
     "durable",
     "telemetry",
+    "worker",
 )
 CHARTED = (
     ("emit", "1 handler"),

@@ -45,6 +45,7 @@ class Outbox:
         self._event_name = f"{name}.outbound"
         self._logger = logger
         self._open: dict[int, Entry] = {}
+        self._by_object: dict[int, list[Entry]] = {}  # by the id of the event, which they hold
         self._lock = threading.RLock()  # acknowledgements may come in any thread
         self._unswept = 0
         self._highest = 0  # the highest number of an event that this object has stored
@@ -111,10 +112,27 @@ class Outbox:
             self._highest = max(self._highest, seq)
             known = self._open.get(seq)
             if known is None:
-                entry = self._open[seq] = Entry(event, seq)
-                return entry
-        known.event = event
+                return self._add(Entry(event, seq), seq)
+            self._remove(seq)
+            known.event = event
+            self._add(known, seq)
         return None
+
+    def _add(self, entry: Entry, seq: int) -> Entry:
+        """Have an entry found by its number and by its event. The lock is held."""
+        self._open[seq] = entry
+        self._by_object.setdefault(id(entry.event), []).append(entry)
+        return entry
+
+    def _remove(self, seq: int) -> None:
+        """Undo that. The lock is held."""
+        entry = self._open.pop(seq, None)
+        if entry is None:
+            return
+        same = self._by_object[id(entry.event)]
+        same.remove(entry)
+        if not same:
+            del self._by_object[id(entry.event)]
 
     # Acknowledging
 
@@ -125,11 +143,14 @@ class Outbox:
         such event was delivered that is still open.
         """
         with self._lock:
+            same = list(self._by_object.get(id(event), ()))
+        for entry in same:
+            if self._claimed(entry):
+                return entry
+        with self._lock:
             entries = list(self._open.values())
         for entry in entries:
-            if entry.event is event and self._claimed(entry):
-                return entry
-        for entry in entries:
+            # Outside of the lock, because a class may have an __eq__ of its own.
             if entry.delivered and entry.event == event and self._claimed(entry):
                 return entry
         return None
@@ -170,7 +191,7 @@ class Outbox:
         with self._lock:
             if self._forgotten is not None:
                 self._forgotten.add(seq)
-            self._open.pop(seq, None)
+            self._remove(seq)
             self._unswept += 1
 
     # Reading back
@@ -212,7 +233,7 @@ class Outbox:
                 if seq in forgotten or seq in queued or (entry is not None and entry.acked):
                     continue
                 if entry is None:
-                    entry = self._open[seq] = Entry(event, seq, delivered=True)
+                    entry = self._add(Entry(event, seq, delivered=True), seq)
                 entries.append(entry)
         return entries
 
