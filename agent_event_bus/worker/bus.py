@@ -18,6 +18,8 @@ from agent_event_bus.worker.queue import Entry, EventQueue
 from agent_event_bus.worker.workers import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from agent_event_bus import Subscription
     from agent_event_bus.store import EventStore
 
@@ -160,16 +162,7 @@ class EventBus(Worker):
         if outbox is None:
             queue.put(Entry(event))
             return
-        # A task of its own: what is on its way to the disk cannot be called back, so it must find
-        # its way into the queue whatever becomes of the caller.
-        commit = asyncio.ensure_future(self._commit(outbox, queue, event, payload))
-        self._commits.add(commit)
-        commit.add_done_callback(self._commits.discard)
-        try:
-            await asyncio.shield(commit)
-        except asyncio.CancelledError:
-            commit.add_done_callback(self._report_commit)
-            raise
+        await self._see_through(self._commit(outbox, queue, event, payload))
 
     async def _commit(
         self, outbox: Outbox, queue: EventQueue, event: Event, payload: dict[str, Any]
@@ -187,11 +180,27 @@ class EventBus(Worker):
         else:
             queue.put(entry)
 
-    def _report_commit(self, commit: asyncio.Task[None]) -> None:
-        """Say that an event was not stored when its publisher has gone."""
-        if not commit.cancelled() and commit.exception() is not None:
+    async def _see_through(self, commit: Coroutine[Any, Any, None]) -> None:
+        """Await something that goes to the disk, and have it go on if the caller is cancelled.
+
+        It cannot be called back, so the queue and the outbox have to learn how it ended.
+        """
+        task = asyncio.ensure_future(commit)
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._report_commit)
+            raise
+
+    def _report_commit(self, task: asyncio.Task[None]) -> None:
+        """Say that something was not stored when nobody waits for it any more."""
+        if not task.cancelled() and task.exception() is not None:
             self.logger.error(
-                "An event whose publish() was cancelled could not be stored: %s", commit.exception()
+                "An event or an acknowledgement could not be stored, and who published or"
+                " acknowledged it was cancelled: %s",
+                task.exception(),
             )
 
     # Running
@@ -406,7 +415,8 @@ class EventBus(Worker):
     async def ack_async(self, event: Event) -> bool:
         """Do what ``ack`` does, together with whatever else is being stored.
 
-        Cancelled, the acknowledgement is on its way and may become durable or not.
+        Cancelled, the acknowledgement goes on; if it fails, that is logged, and the next ``run``
+        delivers the event again.
 
         Args:
             event: As of ``ack``.
@@ -416,11 +426,13 @@ class EventBus(Worker):
 
         Raises:
             TypeError, StoreError: As ``ack``.
+            RuntimeError: The bus is in use in another event loop.
         """
+        self._bind()
         entry = self._claim(event)
         if entry is None or self._outbox is None:
             return False
-        await self._outbox.acknowledge_async(entry)
+        await self._see_through(self._outbox.acknowledge_async(entry))
         return True
 
     def _claim(self, event: Event) -> Entry | None:

@@ -175,7 +175,9 @@ class Outbox:
     async def acknowledge_async(self, entry: Entry) -> None:
         """Do the same and leave the loop to others meanwhile.
 
-        One that is cancelled is on its way to the disk, and the entry counts as acknowledged.
+        At the end of the loop it may be cancelled while it is on its way to the disk. The entry
+        then stays what it is, acknowledged, so that a recovery that is faster does not take it for
+        open.
         """
         assert entry.seq is not None
         try:
@@ -183,9 +185,7 @@ class Outbox:
         except Exception:
             entry.acked = False
             raise
-        finally:
-            if entry.acked:
-                self._forget(entry.seq)
+        self._forget(entry.seq)
 
     def _forget(self, seq: int) -> None:
         with self._lock:
