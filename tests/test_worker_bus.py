@@ -303,6 +303,8 @@ class TestReentrancy:
         running = asyncio.ensure_future(bus.run())
         await turns()
         assert bus.is_running()
+        with pytest.raises(RuntimeError, match="running already"):
+            bus.start()
         await bus.publish(Event("s", 1))
         await soon(bus.join())
         await soon(bus.stop())

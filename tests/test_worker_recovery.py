@@ -361,6 +361,22 @@ class TestASharedStore:
         assert 1 not in [event.seq for event in store.pending("worker")]
         await soon(bus.stop())
 
+    async def test_a_disk_that_refuses_that_does_not_keep_it_from_running(
+        self, store: EventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Full:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store, name)
+
+            def ack_through(self, consumer: str, seq: int) -> None:
+                raise StoreError("disk is full")
+
+        await store.append_async("other")
+        await published(EventBus(store=store), *outbound(1))
+        full: Any = Full()
+        assert contents(await delivered(EventBus(store=full))) == [1]
+        assert "could not be tidied up: disk is full" in caplog.text
+
     async def test_what_it_has_not_acknowledged_is_never_pruned(self, store: EventStore) -> None:
         await published(EventBus(store=store), *outbound(1, 2))
         assert store.prune(keep_last=0) == 0

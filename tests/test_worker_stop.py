@@ -163,6 +163,14 @@ class TestTimeout:
         await soon(bus.stop(timeout=0))
         assert gate.ended == "cancelled"
 
+    async def test_of_0_before_its_first_step_it_delivers_nothing(self) -> None:
+        bus = EventBus()
+        await bus.publish(Event("s", 1))
+        bus.start()
+        await bus.stop(timeout=0)
+        assert not bus.is_running()
+        assert await delivered_next(bus) == [1]
+
     async def test_a_run_that_somebody_awaits_returns(self) -> None:
         bus = EventBus()
         gate = Gate()

@@ -296,6 +296,21 @@ class EventBus(Worker):
         if not called:
             self.logger.warning("No handler is subscribed to %s", type(entry.event).__name__)
 
+    def start(self) -> asyncio.Task[None]:
+        """Begin to ``run`` in a task of the running loop; one that was started goes on.
+
+        Returns:
+            The task.
+
+        Raises:
+            RuntimeError: No event loop is running, the bus is in use in another one, or somebody
+                awaits ``run`` already.
+        """
+        self._bind()
+        if self._end is not None and not super().is_running():
+            raise RuntimeError("the bus is running already")
+        return super().start()
+
     def is_running(self) -> bool:
         """Return whether ``run`` is on, or was started and has not begun."""
         end = self._end
@@ -331,8 +346,9 @@ class EventBus(Worker):
         done, _ = await asyncio.wait([ended], timeout=limit)
         if not done:
             self._out_of_time = True
-            if self._runner is not None:
-                self._runner.cancel()
+            running = self._runner if self._runner is not None else self._task
+            if running is not None:
+                running.cancel()
             await asyncio.wait([ended])
             await self._commits_done()
             self._close_store()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agent_event_bus.store import EventStore
+from agent_event_bus.store import EventStore, StoreError
 from agent_event_bus.store.encoding import encode
 from agent_event_bus.worker.events import Event, NotSerializableError, deserialize_event
 from agent_event_bus.worker.queue import Entry
@@ -251,7 +251,12 @@ class Outbox:
 
     def _sweep(self) -> None:
         self._unswept = 0
-        store = self.store
+        try:
+            self._acknowledge_foreign(self.store)
+        except StoreError as error:
+            self._logger.warning("The ledger of the store could not be tidied up: %s", error)
+
+    def _acknowledge_foreign(self, store: EventStore) -> None:
         first = next(store.pending(self._consumer, limit=1), None)
         if first is None or first.name == self._event_name:
             return
