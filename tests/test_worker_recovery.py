@@ -143,6 +143,40 @@ class TestOrder:
         assert contents(log) == [1, 2, 3, 4, 5, 6]
         await soon(bus.stop())
 
+    async def test_also_what_it_reads_before_its_publisher_knows_that_it_is_stored(
+        self, store: EventStore
+    ) -> None:
+        class Late(Reading):
+            def __init__(self, store: EventStore) -> None:
+                super().__init__(store)
+                self.gate = asyncio.Event()
+
+            async def append_async(self, *args: Any, **options: Any) -> int:
+                number = await self.store.append_async(*args, **options)
+                await self.gate.wait()
+                return number
+
+        await published(EventBus(store=store), *outbound(1, 2))
+        late = Late(store)
+        bus = EventBus(store=late)  # type: ignore[arg-type]
+        log: list[Any] = []
+        bus.subscribe(Event, log.append)
+        bus.start()
+        await soon(until(late.reading))
+        await bus.publish(InboundEvent("s", 3))
+        publishing = asyncio.ensure_future(bus.publish(OutboundEvent("s", 4)))
+        while stored(store) != [1, 2, 4]:
+            await turns()
+        late.go_on.set()
+        late.return_to_loop.set()
+        await soon(until(late.has_read))
+        await turns()
+        late.gate.set()
+        await soon(publishing)
+        await settled(bus)
+        assert contents(log) == [1, 2, 3, 4]
+        await soon(bus.stop())
+
     async def test_what_is_acknowledged_while_it_recovers_is_not_delivered(
         self, store: EventStore
     ) -> None:

@@ -174,11 +174,7 @@ class EventBus(Worker):
             queue.release()
             self._tell_joining()
             raise
-        if entry is None:
-            queue.release()
-            self._tell_joining()
-        else:
-            queue.put(entry)
+        queue.put(entry)
 
     async def _see_through(self, commit: Coroutine[Any, Any, None]) -> None:
         """Await something that goes to the disk, and have it go on if the caller is cancelled.
@@ -270,6 +266,8 @@ class EventBus(Worker):
         """Queue what the store has and nobody has acknowledged."""
         await self._commits_done()
         found = await outbox.pending()
+        # What was published meanwhile may be among it. When its commit is done it is in the queue.
+        await self._commits_done()
         entries = outbox.entries_for(found, self._queue.numbers())
         if entries:
             self.logger.info("Delivering %d events again that were not acknowledged", len(entries))

@@ -96,11 +96,8 @@ class Outbox:
             )
         return payload
 
-    async def append(self, event: Event, payload: dict[str, Any]) -> Entry | None:
+    async def append(self, event: Event, payload: dict[str, Any]) -> Entry:
         """Store an event, and return the entry for it once it is durable.
-
-        Returns:
-            None when a recovery was faster and has an entry of it already.
 
         Raises:
             StoreError: The store has not taken it.
@@ -110,13 +107,7 @@ class Outbox:
         seq = await self.store.append_async(self._event_name, payload, run_id=run_id)
         with self._lock:
             self._highest = max(self._highest, seq)
-            known = self._open.get(seq)
-            if known is None:
-                return self._add(Entry(event, seq), seq)
-            self._remove(seq)
-            known.event = event
-            self._add(known, seq)
-        return None
+            return self._add(Entry(event, seq), seq)
 
     def _add(self, entry: Entry, seq: int) -> Entry:
         """Have an entry found by its number and by its event. The lock is held."""
