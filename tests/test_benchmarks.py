@@ -44,6 +44,7 @@ from benchmarks.observing import SUITE as OBSERVING_SUITE  # noqa: E402
 from benchmarks.patterns import SUITE as PATTERNS_SUITE  # noqa: E402
 from benchmarks.peers import OURS  # noqa: E402
 from benchmarks.runtime_bus import SUITE as RUNTIME_SUITE  # noqa: E402
+from benchmarks.telemetry import SUITE as TELEMETRY_SUITE  # noqa: E402
 from benchmarks.worker import SUITE as WORKER_SUITE  # noqa: E402
 
 
@@ -273,8 +274,14 @@ def test_what_looking_back_adds_is_the_difference_of_the_same_round() -> None:
 
 @pytest.mark.parametrize(
     "suite",
-    [PATTERNS_SUITE, OBSERVING_SUITE, RUNTIME_SUITE, DURABLE_SUITE],
-    [PATTERNS_SUITE, OBSERVING_SUITE, DURABLE_SUITE, WORKER_SUITE],
+    [
+        PATTERNS_SUITE,
+        OBSERVING_SUITE,
+        TELEMETRY_SUITE,
+        RUNTIME_SUITE,
+        WORKER_SUITE,
+        DURABLE_SUITE,
+    ],
     ids=lambda suite: suite.name,
 )
 def test_the_targets_of_a_suite_are_rows_that_it_measures(suite: Suite) -> None:

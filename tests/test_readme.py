@@ -47,7 +47,6 @@ PROMISES = {
     "telemetry.md": 50,
     "worker.md": 50,
 }
-PROMISES = {"semantics.md": 150, "store.md": 50, "worker.md": 60}
 EXPORTED = {name: getattr(agent_event_bus, name) for name in agent_event_bus.__all__}
 FUNCTIONS = {name for name, value in EXPORTED.items() if inspect.isfunction(value)}
 EXCEPTIONS = {
