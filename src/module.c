@@ -63,6 +63,20 @@ core_forget_asyncio(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+core_before_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    ((aeb_state *)PyModule_GetState(module))->pid = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+core_after_fork_in_parent(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    ((aeb_state *)PyModule_GetState(module))->pid = aeb_getpid();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     aeb_state *state = (aeb_state *)PyModule_GetState(module);
@@ -71,12 +85,13 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* os.register_at_fork(after_in_child=_after_fork), where there is fork. */
+/* os.register_at_fork() with the three above, where there is fork. */
 static int
 core_register_at_fork(PyObject *module)
 {
     PyObject *os = PyImport_ImportModule("os");
-    PyObject *reg = NULL, *callback = NULL, *kwargs = NULL, *args = NULL, *result = NULL;
+    PyObject *reg = NULL, *before = NULL, *in_parent = NULL, *in_child = NULL, *kwargs = NULL,
+             *args = NULL, *result = NULL;
     int status = -1;
     if (os == NULL) {
         return -1;
@@ -86,17 +101,22 @@ core_register_at_fork(PyObject *module)
         return 0;
     }
     reg = PyObject_GetAttrString(os, "register_at_fork");
-    callback = PyObject_GetAttrString(module, "_after_fork");
+    before = PyObject_GetAttrString(module, "_before_fork");
+    in_parent = PyObject_GetAttrString(module, "_after_fork_in_parent");
+    in_child = PyObject_GetAttrString(module, "_after_fork");
     args = PyTuple_New(0);
-    if (reg != NULL && callback != NULL && args != NULL) {
-        kwargs = Py_BuildValue("{sO}", "after_in_child", callback);
+    if (reg != NULL && before != NULL && in_parent != NULL && in_child != NULL && args != NULL) {
+        kwargs = Py_BuildValue("{sOsOsO}", "before", before, "after_in_parent", in_parent,
+                               "after_in_child", in_child);
         result = kwargs == NULL ? NULL : PyObject_Call(reg, args, kwargs);
         status = result == NULL ? -1 : 0;
     }
     Py_XDECREF(result);
     Py_XDECREF(kwargs);
     Py_XDECREF(args);
-    Py_XDECREF(callback);
+    Py_XDECREF(in_child);
+    Py_XDECREF(in_parent);
+    Py_XDECREF(before);
     Py_XDECREF(reg);
     Py_DECREF(os);
     return status;
@@ -106,6 +126,12 @@ static PyMethodDef core_methods[] = {
     {"_after_fork", core_after_fork, METH_NOARGS,
      PyDoc_STR("_after_fork($module, /)\n--\n\nLearn that this is a forked child, which has none "
                "of the other threads.")},
+    {"_after_fork_in_parent", core_after_fork_in_parent, METH_NOARGS,
+     PyDoc_STR(
+         "_after_fork_in_parent($module, /)\n--\n\nLearn that this is the parent, as before.")},
+    {"_before_fork", core_before_fork, METH_NOARGS,
+     PyDoc_STR(
+         "_before_fork($module, /)\n--\n\nAsk which process this is, until it is known again.")},
     {"_forget_asyncio", core_forget_asyncio, METH_NOARGS,
      PyDoc_STR(
          "_forget_asyncio($module, /)\n--\n\nLet go of asyncio, at the end of an interpreter.")},

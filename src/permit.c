@@ -62,7 +62,7 @@ take_back(aeb_bus *bus, aeb_handler_task *delivery)
 static void
 own_permits(aeb_bus *bus)
 {
-    long pid = bus->state->pid;
+    long pid = aeb_process(bus->state);
     if (AEB_LIKELY(bus->permits_pid == pid)) {
         return;
     }

@@ -60,7 +60,7 @@ notify_waiting(aeb_bus *bus)
 static int
 own_pending(aeb_bus *bus)
 {
-    long pid = bus->state->pid;
+    long pid = aeb_process(bus->state);
     if (bus->pending != NULL && bus->pending_pid == pid) {
         return 0;
     }
@@ -377,7 +377,7 @@ aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *lat
 Py_ssize_t
 aeb_schedule_n_pending(const aeb_bus *bus)
 {
-    return bus->pending == NULL || bus->pending_pid != bus->state->pid
+    return bus->pending == NULL || bus->pending_pid != aeb_process(bus->state)
                ? 0
                : PyDict_GET_SIZE(bus->pending);
 }

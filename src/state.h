@@ -103,7 +103,7 @@ typedef struct aeb_state {
     aeb_emitting *emitting; /* owned array */
     Py_ssize_t n_emitting;
     Py_ssize_t emitting_capacity;
-    long pid;                /* of this process: asking for it is a system call, so only once */
+    long pid;                /* of this process, or 0 while it is being forked: see aeb_process() */
     Py_ssize_t context_word; /* where a context holds its variables, or 0: see lazy_load.c */
     Py_ssize_t n_live;       /* async handlers that have begun and are not over */
 
@@ -125,6 +125,15 @@ aeb_state_of_type(PyTypeObject *type)
 {
     PyObject *module = aeb_module_of_type(type, &aeb_module_def);
     return module == NULL ? NULL : (aeb_state *)PyModule_GetState(module);
+}
+
+/* The process that this is.  Asking the system takes longer than what is done with the answer, so it
+ * is asked once, and each time while the process is being forked: callbacks of os.register_at_fork()
+ * that run then may use a bus, in either process. */
+static inline long
+aeb_process(const aeb_state *state)
+{
+    return AEB_LIKELY(state->pid != 0) ? state->pid : aeb_getpid();
 }
 
 /* A new zeroed object of one of our types, or NULL.  A collection that clears the module clears its

@@ -388,6 +388,6 @@ def test_a_sync_only_bus_closes_and_drains_in_any_loop(bus: EventBus) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
-@pytest.mark.parametrize("case", ["pending", "thread", "emitting"])
+@pytest.mark.parametrize("case", ["pending", "hook", "thread", "emitting"])
 def test_a_forked_child_starts_with_no_tasks_and_a_working_bus(case: str) -> None:
     assert run_isolated("fork_child.py", case).strip() == "ok"

@@ -12,8 +12,21 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 
-from agent_event_bus import EventBus
+hooks: list[Callable[[], object]] = []
+
+
+def run_hooks() -> None:
+    """Run the hooks, in a child that has not yet told the bus that it is one."""
+    for hook in hooks:
+        hook()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=run_hooks)
+
+from agent_event_bus import EventBus  # noqa: E402
 
 
 def use(bus: EventBus) -> None:
@@ -55,6 +68,12 @@ def in_child(bus: EventBus) -> None:
 def wait_for(child: int) -> None:
     _, status = os.waitpid(child, 0)
     assert status == 0, f"the child ended with status {status}"
+
+
+async def fork_with_a_hook(bus: EventBus) -> None:
+    """A callback that was registered before the bus was imported runs first, and uses it."""
+    hooks.append(lambda: in_child(bus))
+    await fork_with_pending(bus)
 
 
 async def fork_with_pending(bus: EventBus) -> None:
@@ -144,6 +163,8 @@ if sys.argv[1] == "pending":
     asyncio.run(fork_with_pending(EventBus(max_pending=2)))
 elif sys.argv[1] == "pending_limited":
     asyncio.run(fork_with_pending(EventBus(max_concurrency=1)))
+elif sys.argv[1] == "hook":
+    asyncio.run(fork_with_a_hook(EventBus(max_concurrency=1, max_pending=2)))
 elif sys.argv[1] == "thread":
     fork_beside_a_thread()
 else:
