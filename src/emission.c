@@ -149,7 +149,7 @@ find_surroundings(aeb_emission *self, aeb_occasion *occasion)
     if (status < 0) {
         aeb_starter_end(starter, true);
     }
-    starter->exempt = starter->nested = self->nested;
+    starter->exempt = self->nested;
     return status;
 }
 
@@ -179,7 +179,8 @@ first_wanted(aeb_emission *self, aeb_plan *plan)
 {
     Py_ssize_t i = plan->n_sync;
     for (; i < plan->n_entries; i++) {
-        int answer = aeb_ask(self->bus, plan->entries[i].sub, &self->occasion, true, self->nested);
+        int answer =
+            aeb_ask(self->bus, plan->entries[i].sub, &self->occasion, true, self->starter.nested);
         if (answer != 0) {
             self->starter.wanted = answer > 0;
             return answer < 0 ? -1 : i;
@@ -212,7 +213,7 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
     }
     if (called >= 0) {
         self->n_called = called;
-        self->nested = nested;
+        self->nested = self->starter.nested = nested;
         status = 0;
         Py_ssize_t first = plan->n_sync;
         self->starter.wanted = false;

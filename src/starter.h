@@ -18,7 +18,7 @@ typedef struct aeb_starter {
 
     Py_ssize_t first;  /* where in the plan to begin */
     bool wanted;       /* the condition of the first one has been asked, and says yes */
-    bool nested;       /* see aeb_dispatch_enter() */
+    bool nested;       /* see aeb_dispatch_enter(): of this thread, in which conditions are asked */
     bool exempt;       /* its handlers need no permit: see permit.c; false after the beginning */
     Py_ssize_t n_over; /* handlers that were called and are over, without ever being a delivery */
 

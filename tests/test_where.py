@@ -580,6 +580,27 @@ class TestBeforeAsyncHandlersAreStarted:
         outcomes = await bus.collect_async("a")
         assert [outcome.status for outcome in outcomes] == ["error"]
 
+    @pytest.mark.parametrize("position", [0, 1, 2])
+    async def test_a_recursion_error_of_a_condition_is_reported_wherever_it_is_asked(
+        self, bus: EventBus, records: Records, position: int
+    ) -> None:
+        log: list[object] = []
+
+        def too_deep(payload: object) -> bool:
+            raise RecursionError
+
+        async def outer(payload: object) -> None:
+            await asyncio.sleep(0)
+            log.append(await bus.emit_async("inner"))
+
+        bus.on("outer", outer)
+        for number in range(3):
+            where = too_deep if number == position else None
+            bus.on("inner", anote(log, number), where=where)
+        assert await soon(bus.emit_async("outer")) == 1
+        assert log == [*(number for number in range(3) if number != position), 2]
+        assert [record.levelname for record in records] == ["ERROR"]
+
     async def test_what_a_condition_raises_that_is_no_exception_comes_out(
         self, bus: EventBus
     ) -> None:
