@@ -288,12 +288,13 @@ emission_begin(aeb_emission *self)
 }
 
 /* Whether an error that ended the emission is the failure of a guard.  A nested RecursionError is
- * raised whoever it is from (see aeb_dispatch_enter()). */
+ * raised whoever it is from (see aeb_dispatch_enter()), unless it has been accounted for already. */
 static bool
 is_guards(const aeb_emission *self, PyObject *fatal)
 {
     PyObject *cancelled_error = self->bus->state->cancelled_error;
-    if (self->nested && PyErr_GivenExceptionMatches(fatal, PyExc_RecursionError)) {
+    if (self->nested && !self->occasion.guard_failed &&
+        PyErr_GivenExceptionMatches(fatal, PyExc_RecursionError)) {
         return false;
     }
     return PyErr_GivenExceptionMatches(fatal, PyExc_Exception) ||

@@ -601,6 +601,26 @@ class TestBeforeAsyncHandlersAreStarted:
         assert log == [*(number for number in range(3) if number != position), 2]
         assert [record.levelname for record in records] == ["ERROR"]
 
+    @pytest.mark.parametrize("position", [0, 1, 2])
+    async def test_a_recursion_error_of_a_guards_condition_is_an_outcome_wherever_it_is_asked(
+        self, bus: EventBus, position: int
+    ) -> None:
+        log: list[str] = []
+
+        def too_deep(payload: object) -> bool:
+            raise RecursionError
+
+        async def outer(payload: object) -> None:
+            await asyncio.sleep(0)
+            log.extend(outcome.status for outcome in await bus.collect_async("inner"))
+
+        bus.on("outer", outer)
+        for number in range(3):
+            guard = number == position
+            bus.on("inner", anote([], number), where=too_deep if guard else None, isolate=not guard)
+        assert await soon(bus.emit_async("outer")) == 1
+        assert log == [*["ok"] * position, "error"]
+
     async def test_what_a_condition_raises_that_is_no_exception_comes_out(
         self, bus: EventBus
     ) -> None:
