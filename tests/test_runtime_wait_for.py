@@ -206,6 +206,19 @@ class TestTheEnd:
             await asyncio.wait_for(bus.wait_for(EventType.CUSTOM), 0.02)
         assert waiting(bus) == 0
 
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_what_is_thrown_in_comes_out_also_if_it_is_a_timeout(
+        self, bus: EventBus, begun: bool
+    ) -> None:
+        waiter = bus.wait_for(EventType.CUSTOM, timeout=20)
+        if begun:
+            waiter.send(None)
+        error = TimeoutError("somebody else's")
+        with pytest.raises(TimeoutError) as raised:
+            waiter.throw(error)
+        assert raised.value is error
+        assert waiting(bus) == 0
+
     async def test_a_dropped_one_waits_no_more_and_does_not_warn(self, bus: EventBus) -> None:
         waiter: object = bus.wait_for(EventType.CUSTOM)
         gone = weakref.ref(waiter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Callable, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from agent_event_bus.runtime.events import AgentEvent
 
@@ -33,13 +33,19 @@ class Wait(Coroutine[Any, Any, Optional[AgentEvent]]):
         return "wait_for"
 
     def send(self, value: Any, /) -> Any:
-        """Take a step."""
-        return self._step(self._waiter.send, value)
+        """Take a step, and put the end in terms of the runtime."""
+        try:
+            return self._waiter.send(value)
+        except StopIteration as end:
+            raise StopIteration(end.value.payload) from None
+        except TimeoutError:
+            raise StopIteration(None) from None
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> Any:
-        """Throw an exception in where it waits."""
-        given = (typ,) if val is None and tb is None else (typ, val, tb)
-        return self._step(self._waiter.throw, *given)
+        """Throw an exception in where it waits; it comes out, also if it is a TimeoutError."""
+        if val is None and tb is None:
+            return self._waiter.throw(typ)
+        return self._waiter.throw(typ, val, tb)
 
     def close(self) -> None:
         """Give up waiting."""
@@ -60,12 +66,3 @@ class Wait(Coroutine[Any, Any, Optional[AgentEvent]]):
     def __repr__(self) -> str:
         """Say what it waits for, and how that stands."""
         return repr(self._waiter)
-
-    def _step(self, step: Callable[..., Any], *given: Any) -> Any:
-        """Take a step of the waiter, and put its end in terms of the runtime."""
-        try:
-            return step(*given)
-        except StopIteration as end:
-            raise StopIteration(end.value.payload) from None
-        except TimeoutError:
-            raise StopIteration(None) from None
