@@ -9,7 +9,7 @@ import pickle
 import sys
 import time
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
@@ -241,6 +241,22 @@ class TestFromDict:
         again = Priced.from_dict(json.loads(json.dumps(event.to_dict())))
         assert type(again) is Priced
         assert again == event
+
+    def test_a_subclass_keeps_a_field_that_is_no_argument(self) -> None:
+        @dataclass
+        class Counted(AgentEvent):
+            length: int = field(init=False)
+            seen: int = field(init=False, default=0)
+
+            def __post_init__(self) -> None:
+                super().__post_init__()
+                self.length = len(self.data)
+
+        event = Counted(EventType.CUSTOM, "inbox", data={"a": 1})
+        event.seen = 3
+        again = Counted.from_dict(json.loads(json.dumps(event.to_dict())))
+        assert again == event
+        assert (again.length, again.seen) == (1, 3)
 
 
 def test_the_package_does_not_import_the_runtime() -> None:

@@ -129,7 +129,7 @@ class AgentEvent:
 
         Raises:
             ValueError: The type is unknown or missing, ``stream_id`` is missing, or the timestamp
-                is in no ISO format.
+                is in no ISO format that this version of Python reads.
             TypeError: The timestamp is neither a string nor a ``datetime``.
         """
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
@@ -138,7 +138,11 @@ class AgentEvent:
                 raise ValueError(f"not an event: it has no {required!r}")
         if "timestamp" in known:
             known["timestamp"] = _moment(known["timestamp"])
-        return cls(**known)
+        computed = {each.name for each in fields(cls) if not each.init} & known.keys()
+        event = cls(**{name: value for name, value in known.items() if name not in computed})
+        for name in computed:  # fields of a subclass that are no arguments
+            setattr(event, name, known[name])
+        return event
 
 
 def _moment(value: object) -> datetime:
