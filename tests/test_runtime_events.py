@@ -228,8 +228,10 @@ class TestFromDict:
         event = full()
         assert AgentEvent.from_dict({**event.to_dict(), "timestamp": event.timestamp}) == event
 
-    def test_a_time_may_end_in_z(self) -> None:
-        event = AgentEvent.from_dict({**full().to_dict(), "timestamp": "2024-05-17T09:30:01.250Z"})
+    @pytest.mark.parametrize("zone", ["Z", "z"])
+    def test_a_time_may_end_in_z(self, zone: str) -> None:
+        text = f"2024-05-17T09:30:01.250{zone}"
+        event = AgentEvent.from_dict({**full().to_dict(), "timestamp": text})
         assert event.timestamp == datetime(2024, 5, 17, 9, 30, 1, 250_000, timezone.utc)
 
     def test_a_subclass_keeps_its_own_fields(self) -> None:

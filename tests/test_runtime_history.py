@@ -135,6 +135,10 @@ class TestStats:
             "events_by_type": {"node_retry": 3, "custom": 2},
         }
 
+    async def test_types_are_in_the_order_in_which_they_came(self) -> None:
+        bus = await filled(4)
+        assert list(bus.get_stats()["events_by_type"]) == ["custom", "node_retry"]
+
     async def test_types_are_plain_strings(self) -> None:
         bus = await filled(2)
         assert {type(name) for name in bus.get_stats()["events_by_type"]} == {str}

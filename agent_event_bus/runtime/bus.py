@@ -261,9 +261,9 @@ class EventBus(Publishers):
 
 
 def _types(event_types: EventTypes) -> list[EventType]:
-    """Return the types that were given in one of the ways that are allowed, each once."""
+    """Return the types that were given in one of the ways that are allowed."""
     given = [event_types] if isinstance(event_types, str) else event_types
-    types = list(dict.fromkeys(map(EventType, given)))
+    types = list(map(EventType, given))
     if not types:
         raise ValueError("there must be at least one event type")
     return types
