@@ -168,7 +168,7 @@ class EventBus(Publishers):
         ``KeyboardInterrupt`` and the like do.
 
         Returns:
-            How many handlers were called, those that failed included.
+            How many handlers were called, those that failed and those who wait for it included.
 
         Raises:
             ValueError: The type of the event was changed to a string that is none of ``EventType``.
