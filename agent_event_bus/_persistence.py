@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from agent_event_bus import EventKey
     from agent_event_bus._types import AnyList, Text
-    from agent_event_bus.keys import EventKey
     from agent_event_bus.store import EventStore
     from agent_event_bus.store.replay import Bus
 
@@ -38,10 +38,7 @@ if TYPE_CHECKING:
         auto_ack: bool
 
 
-__all__ = ["FIRST", "PersistenceHandler"]
-
-FIRST = -(1 << 63)
-"""The lowest priority of a bus, at which the recorder of a store stands, too."""
+__all__ = ["PersistenceHandler"]
 
 
 class PersistenceHandler:
@@ -68,8 +65,11 @@ class PersistenceHandler:
 
     __slots__ = ("__weakref__", "_owns", "_record", "_store")
 
-    FIRST = FIRST
-    """The lowest priority there is, for ``bus.on("*", handler, priority=handler.FIRST)``."""
+    FIRST = -(1 << 63)
+    """The lowest priority there is, for ``bus.on("*", handler, priority=handler.FIRST)``.
+
+    The recorder of ``EventStore.attach`` stands there, too.
+    """
 
     def __init__(
         self,

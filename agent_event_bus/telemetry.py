@@ -16,8 +16,8 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, overload
 
-from agent_event_bus._bus import EventBus
-from agent_event_bus._persistence import FIRST, PersistenceHandler
+from agent_event_bus import EventBus
+from agent_event_bus._persistence import PersistenceHandler
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from agent_event_bus._core import Subscription
+    from agent_event_bus import EventKey, Subscription
     from agent_event_bus._types import (
         BinaryT,
         Decorator,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
         Text,
         UnaryOrBinaryT,
     )
-    from agent_event_bus.keys import EventKey
 
     class RouterOptions(TypedDict, total=False):
         """Options of ``EventBus`` that both routers take; ``logger`` is none of them."""
@@ -331,7 +330,7 @@ Returns:
             if isinstance(handler, PersistenceHandler):
                 if not pattern:
                     raise TypeError("a PersistenceHandler takes patterns, such as '*', not a name")
-                rank = FIRST
+                rank = PersistenceHandler.FIRST
             added = self._bus.subscribe(key, handler, priority=rank, once=once)
             if label is not None:
                 self._labels()
