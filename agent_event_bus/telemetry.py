@@ -12,7 +12,6 @@ docs/semantics.md; what is different is in docs/telemetry.md.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, overload
 
@@ -91,7 +90,8 @@ class TelemetryRouter:
     """
 
     _bus: EventBus
-    _labelled: list[tuple[str, Subscription]]
+    _labels: dict[int, str]
+    # By the id of the subscription, so that no handler is held that has been removed.
 
     # emit and emit_async are those of the bus, kept in slots: what wraps them would take longer
     # than they do. A subclass that overrides one reaches it through super() all the same.
@@ -120,7 +120,7 @@ class TelemetryRouter:
             "__dict__": "",
             "__weakref__": "",
             "_bus": "",
-            "_labelled": "",
+            "_labels": "",
             "emit": """emit(name, payload=None, /)
 
 Deliver an event; never raise because of a handler.
@@ -156,14 +156,20 @@ Returns:
         }
 
     def __init__(self, **options: Unpack[PlainRouterOptions]) -> None:
-        self._route_through(EventBus(logger=logging.getLogger(LOGGER), **options))
+        self._make_bus({}, options)
 
-    def _route_through(self, bus: EventBus) -> None:
-        self._bus = bus
-        self._labelled = []
+    def _make_bus(self, own: dict[str, Any], options: Any) -> None:
+        """Make the bus with options of the router's own and those of its caller."""
+        own["logger"] = logging.getLogger(LOGGER)
+        for name in own:
+            if name in options:
+                kind = type(self).__name__
+                raise TypeError(f"{kind}() got an unexpected keyword argument {name!r}")
+        self._bus = EventBus(**own, **options)
+        self._labels = {}
         for name in ("emit", "emit_async"):
             # Into the slot, past what a subclass may have put before it.
-            vars(TelemetryRouter)[name].__set__(self, getattr(bus, name))
+            vars(TelemetryRouter)[name].__set__(self, getattr(self._bus, name))
 
     @property
     def bus(self) -> EventBus:
@@ -300,9 +306,9 @@ Returns:
             ValueError: ``event_name`` is malformed, or is not ``"*"`` where there is a label.
         """
         if isinstance(handler, str):
-            if event_name not in ("*", "**"):
+            if _text(event_name) not in ("*", "**"):
                 raise ValueError(f"label {handler!r}: only handlers of '*' have labels")
-            return sum(each.cancel() for label, each in self._labels() if label == handler)
+            return sum(each.cancel() for label, each in self._labelled() if label == handler)
         if not callable(handler):
             raise TypeError(f"handler must be callable or a label, not {type(handler).__name__}")
         key: Any = event_name
@@ -322,7 +328,7 @@ Returns:
         """Subscribe to the bus at the rank of the handler's group, or return what does so."""
         if isinstance(key, (list, tuple)):
             raise TypeError(f"one name or pattern at a time, not a {type(key).__name__}")
-        pattern = _is_pattern(key)
+        pattern = "*" in _text(key)
         ranked = _ranked(priority, _ONCE if once else _WILDCARD if pattern else _EXACT)
 
         def add(handler: Any) -> Any:
@@ -333,22 +339,29 @@ Returns:
                 rank = PersistenceHandler.FIRST
             added = self._bus.subscribe(key, handler, priority=rank, once=once)
             if label is not None:
-                self._labels()
-                self._labelled.append((label, added))
+                self._labelled()
+                self._labels[added.id] = label
             return handler
 
-        return add if handler is None else add(handler)
+        if handler is not None:
+            return add(handler)
+        # A bad key is refused now, and not when the decorator that this makes is used: a function
+        # under `@router.subscribe` without parentheses would be taken for a key in silence.
+        self._bus.on(key, priority=ranked, once=once)
+        return add
 
-    def _labels(self) -> list[tuple[str, Subscription]]:
-        """Forget labels whose subscriptions have ended, and return the others.
+    def _labelled(self) -> list[tuple[str, Subscription]]:
+        """Forget labels whose subscriptions have ended, and return the others with theirs.
 
-        Each change of the list is one operation of its own, so that threads need no lock here.
+        Each change of the labels is one operation of its own, so that threads need no lock here.
         """
-        for entry in self._labelled.copy():
-            if not entry[1].active:
-                with suppress(ValueError):  # another thread was faster
-                    self._labelled.remove(entry)
-        return self._labelled.copy()
+        labels = self._labels.copy()  # first: what is in it and not on the bus has ended
+        found = [
+            (labels.pop(each.id), each) for each in self._bus.subscriptions() if each.id in labels
+        ]
+        for ended in labels:
+            self._labels.pop(ended, None)
+        return found
 
     # Looking at it, and its end
 
@@ -361,7 +374,7 @@ Returns:
             ``failures`` of its handlers.
         """
         labels: dict[str, dict[str, int]] = {}
-        for label, each in self._labels():
+        for label, each in self._labelled():
             counted = labels.setdefault(label, {"calls": 0, "failures": 0})
             counted["calls"] += each.calls
             counted["failures"] += each.failures
@@ -439,16 +452,13 @@ class ProductionTelemetryRouter(TelemetryRouter):
         **options: Unpack[RouterOptions],
     ) -> None:
         try:
-            bus = EventBus(
-                logger=logging.getLogger(LOGGER),
-                max_pending=max_handler_queue,
-                slow_after=alert_after,
-                **options,
-            )
+            self._make_bus({"max_pending": max_handler_queue, "slow_after": alert_after}, options)
         except (TypeError, ValueError, OverflowError) as error:
-            text = str(error).replace("max_pending", "max_handler_queue")
-            raise type(error)(text.replace("slow_after", "alert_after")) from None
-        self._route_through(bus)
+            name, space, text = str(error).partition(" ")
+            here = {"max_pending": "max_handler_queue", "slow_after": "alert_after"}.get(name)
+            if here is not None:
+                error.args = (here + space + text,)
+            raise
 
     @overload
     def register(
@@ -504,10 +514,10 @@ class ProductionTelemetryRouter(TelemetryRouter):
         return self.unsubscribe(event, handler)
 
 
-def _is_pattern(key: object) -> bool:
-    """Whether a key has handlers that get the event name, too."""
-    text = key.value if isinstance(key, Enum) and not isinstance(key, str) else key
-    return isinstance(text, str) and "*" in str.__str__(text)
+def _text(key: object) -> str:
+    """Return the text of a key, that of an enum member too; nothing for what has none."""
+    value = key.value if isinstance(key, Enum) and not isinstance(key, str) else key
+    return str.__str__(value) if isinstance(value, str) else ""
 
 
 def _ranked(priority: Any, group: int) -> int:

@@ -68,6 +68,14 @@ class TestOrder:
         await router.emit_async("e")
         assert log == ["sync wildcard", "sync once", "async exact", "async wildcard"]
 
+    def test_so_they_do_under_emit_without_a_loop(self, router: Router) -> None:
+        log: list[str] = []
+        router.subscribe("e", anote(log, "async exact"))
+        router.subscribe_all(note(log, "sync wildcard"))
+        router.subscribe_once("e", note(log, "sync once"))
+        router.emit("e")
+        assert log == ["sync wildcard", "sync once", "async exact"]
+
     def test_register_has_the_same_order(self, production: ProductionTelemetryRouter) -> None:
         log: list[str] = []
         production.register("e", note(log, "once early"), -100, once=True)

@@ -101,7 +101,17 @@ def test_importing_the_package_imports_no_router() -> None:
 def test_the_example_persists_and_replays(tmp_path: Path) -> None:
     path = tmp_path / "kept.db"
     told = run(str(ROOT / "examples" / "telemetry_router.py"), str(path))
-    assert "routed 6 events\nreplayed 6 events\n" in told
+    assert told.splitlines() == [
+        "42 tokens",
+        "42 tokens",
+        "the first tool was search",
+        "routed 6 events",
+        "replayed 6 events",
+        "run.start: 1",
+        "model.responded: 2",
+        "tool.end: 2",
+        "run.end: 1",
+    ]
     with EventStore(path) as store:
         assert [event.name for event in store.read()] == [
             "run.start",

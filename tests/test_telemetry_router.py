@@ -175,7 +175,22 @@ class TestBadArguments:
     @pytest.mark.parametrize("key", [None, 3, b"e", payloads([])])
     def test_what_is_no_name_is_refused(self, router: Router, key: Any) -> None:
         with pytest.raises(TypeError, match="bad key"):
-            router.subscribe(key)(payloads([]))
+            router.subscribe(key, payloads([]))
+
+    def test_a_bad_name_is_refused_before_there_is_a_function_to_decorate(
+        self, router: Router
+    ) -> None:
+        for decorate in (router.subscribe, router.subscribe_once):
+            with pytest.raises(ValueError, match=r"a\.\.b"):
+                decorate("a..b")
+
+    def test_a_decorator_without_its_name_does_not_swallow_the_function(
+        self, production: ProductionTelemetryRouter
+    ) -> None:
+        decorate: Any
+        for decorate in (production.subscribe, production.subscribe_once, production.register):
+            with pytest.raises(TypeError, match="bad key <function"):
+                decorate(payloads([]))  # as `@router.subscribe` does
 
     @pytest.mark.parametrize("key", [["a", "*"], ("a", "b")])
     def test_several_names_at_once_are_refused(self, router: Router, key: Any) -> None:
@@ -217,6 +232,27 @@ class TestBadArguments:
         for kind in (TelemetryRouter, ProductionTelemetryRouter):
             with pytest.raises(TypeError, match="bogus"):
                 kind(bogus=1)
+
+    @pytest.mark.parametrize("option", ["logger", "max_pending", "slow_after"])
+    def test_an_option_that_a_router_sets_itself_is_refused_by_the_name_that_was_given(
+        self, option: str
+    ) -> None:
+        making: Any = ProductionTelemetryRouter
+        with pytest.raises(TypeError, match=rf"^ProductionTelemetryRouter\(\) got .* '{option}'$"):
+            making(**{option: 1})
+
+    def test_a_plain_router_takes_no_other_logger(self) -> None:
+        making: Any = TelemetryRouter
+        with pytest.raises(TypeError, match=r"^TelemetryRouter\(\) got .* 'logger'$"):
+            making(logger=None)
+
+    def test_an_error_of_the_caller_s_own_number_comes_out_as_it_is(self) -> None:
+        class Unreadable:
+            def __float__(self) -> float:
+                raise UnicodeDecodeError("utf-8", b"5 ms", 0, 1, "no number")
+
+        with pytest.raises(UnicodeDecodeError, match="no number"):
+            ProductionTelemetryRouter(alert_after=Unreadable())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     def test_a_bad_event_name_is_the_emitter_s_error(self, router: Router) -> None:
         with pytest.raises(ValueError, match="tool"):
@@ -326,9 +362,25 @@ class TestLabels:
         router.subscribe_all("audit")(handler)
         assert router.unsubscribe("*", handler) == 1
         assert router.stats()["labels"] == {}
+
+    @pytest.mark.parametrize("way", ["handler", "label", "bus"])
+    def test_a_label_keeps_no_handler_that_was_removed(self, router: Router, way: str) -> None:
+        handler = events([])
+        router.subscribe_all("audit")(handler)
         reference = weakref.ref(handler)
+        if way == "bus":
+            router.bus.clear()
+        else:
+            assert router.unsubscribe("*", handler if way == "handler" else "audit") == 1
         del handler
         assert is_gone(reference)
+
+    def test_a_label_is_found_under_an_enum_member_of_the_star(self, router: Router) -> None:
+        class Names(enum.Enum):
+            ALL = "*"
+
+        router.subscribe_all("audit")(events([]))
+        assert router.unsubscribe(Names.ALL, "audit") == 1
 
     def test_only_handlers_of_every_event_have_labels(self, router: Router) -> None:
         with pytest.raises(ValueError, match="label 'audit'"):
