@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 from helpers import anote, note, soon
@@ -79,14 +80,23 @@ class TestOrder:
     def test_register_has_the_same_order(self, production: ProductionTelemetryRouter) -> None:
         log: list[str] = []
         production.register("e", note(log, "once early"), -100, once=True)
-        production.register_wildcard(note(log, "wildcard early"), priority=-100)
         production.register("e", note(log, "once"), once=True)
         production.register_wildcard(note(log, "wildcard"))
+        production.register_wildcard(note(log, "wildcard early"), priority=-100)
+        production.register_wildcard(priority=-99)(note(log, "wildcard early, too"))
         production.register("e", note(log, "last exact"), priority=100)
         production.register("e", note(log, "exact"))
         production.emit("e")
-        expected = ["exact", "last exact", "wildcard early", "wildcard", "once early", "once"]
-        assert log == expected
+        wildcard = ["wildcard early", "wildcard early, too", "wildcard"]
+        assert log == ["exact", "last exact", *wildcard, "once early", "once"]
+
+    def test_handlers_with_a_label_have_a_priority_as_others_do(self, router: Router) -> None:
+        log: list[str] = []
+        router.subscribe_all("audit")(note(log, "middle"))
+        router.subscribe_all("audit", priority=1)(note(log, "last"))
+        router.subscribe_all("audit", priority=-1)(note(log, "first"))
+        router.emit("e")
+        assert log == ["first", "middle", "last"]
 
     def test_patterns_and_every_event_are_one_group(self, router: Router) -> None:
         log: list[str] = []
@@ -96,6 +106,21 @@ class TestOrder:
         router.subscribe("tool.end", note(log, "exact"))
         router.emit("tool.end")
         assert log == ["exact", "early", "all", "pattern"]
+
+    def test_so_are_patterns_that_are_members_of_an_enum_of_strings(self, router: Router) -> None:
+        class Names(str, enum.Enum):
+            def __new__(cls, text: str) -> Names:
+                member = str.__new__(cls, text)
+                member._value_ = len(text)  # the key is the text all the same
+                return member
+
+            TOOLS = "tool.*"
+
+        log: list[str] = []
+        router.subscribe(Names.TOOLS, note(log, "pattern"))
+        router.subscribe("tool.end", note(log, "exact"))
+        router.emit("tool.end")
+        assert log == ["exact", "pattern"]
 
     def test_one_shot_handlers_of_names_patterns_and_every_event_are_one_group(
         self, router: Router

@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 import pytest
 from helpers import DEADLINE, ISOLATED, PACKAGES, ListHandler, anote, is_gone, note, soon
+from stores import writing_elsewhere
 
 from agent_event_bus import EventBus
 from agent_event_bus.store import EventStore, StoreClosedError
@@ -301,6 +302,14 @@ class TestTheStore:
         assert (done.returncode, done.stderr) == (0, b"")
         with EventStore(path) as store:
             assert [event.payload for event in store.read()] == [*range(500)]
+
+    def test_flush_gives_up_after_its_timeout_and_loses_nothing(
+        self, handler: PersistenceHandler, path: Path
+    ) -> None:
+        with writing_elsewhere(path):
+            on_a_router(handler)("e", 1)
+            assert handler.flush(0.01) is False
+        assert stored(handler) == [("e", 1)]
 
     def test_options_are_those_of_the_store(self, path: Path) -> None:
         def redact(name: str, payload: Any) -> Any:

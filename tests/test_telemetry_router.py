@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import gc
 import inspect
 import threading
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -346,8 +348,8 @@ class TestLabels:
         assert router.emit("e") == 1
 
     def test_stats_count_calls_and_failures_of_a_label(self, router: Router) -> None:
-        router.subscribe_all("audit")(events([]))
         router.subscribe_all("audit")(failing(ValueError("broken")))
+        router.subscribe_all("audit")(events([]))
         router.subscribe_all("other")(events([]))
         router.subscribe_all(events([]))
         router.emit("e")
@@ -381,6 +383,24 @@ class TestLabels:
 
         router.subscribe_all("audit")(events([]))
         assert router.unsubscribe(Names.ALL, "audit") == 1
+
+    def test_labels_that_come_and_go_keep_no_memory(self, router: Router) -> None:
+        def come_and_go(times: int) -> None:
+            for _ in range(times):
+                handler = events([])
+                router.subscribe_all("audit")(handler)
+                router.unsubscribe("*", handler)
+
+        come_and_go(10)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            come_and_go(1000)
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 10_000
 
     def test_only_handlers_of_every_event_have_labels(self, router: Router) -> None:
         with pytest.raises(ValueError, match="label 'audit'"):
