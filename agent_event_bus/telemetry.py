@@ -159,7 +159,7 @@ Returns:
         self._make_bus({}, options)
 
     def _make_bus(self, own: dict[str, Any], options: Any) -> None:
-        """Make the bus with options of the router's own and those of its caller."""
+        """Make the bus, with options of the router's own and those of its caller."""
         own["logger"] = logging.getLogger(LOGGER)
         for name in own:
             if name in options:
