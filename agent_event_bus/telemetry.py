@@ -167,9 +167,9 @@ Returns:
                 raise TypeError(f"{kind}() got an unexpected keyword argument {name!r}")
         self._bus = EventBus(**own, **options)
         self._labels = {}
-        for name in ("emit", "emit_async"):
+        for name, slot in _SLOTS.items():
             # Into the slot, past what a subclass may have put before it.
-            vars(TelemetryRouter)[name].__set__(self, getattr(self._bus, name))
+            slot.__set__(self, getattr(self._bus, name))
 
     @property
     def bus(self) -> EventBus:
@@ -423,6 +423,10 @@ Returns:
         name = "" if self._bus.name is None else f" {self._bus.name!r}"
         count = len(self._bus)
         return f"<{type(self).__name__}{name}: {count} subscription{'' if count == 1 else 's'}>"
+
+
+# Looked up once: while a test has put a mock in their place, routers can be made all the same.
+_SLOTS = {name: vars(TelemetryRouter)[name] for name in ("emit", "emit_async")}
 
 
 class ProductionTelemetryRouter(TelemetryRouter):

@@ -1,12 +1,16 @@
-"""The systems are built on the core through its public API alone."""
+"""The systems use the public API of the core alone, and importing the package loads none."""
 
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import PACKAGES
 
 from agent_event_bus import Emitter, Event, EventBus, Subscription
 
@@ -73,6 +77,20 @@ def private_uses(source: str, own: tuple[str, ...]) -> list[str]:
         ):
             found.append(f".{node.attr} in line {node.lineno}")
     return found
+
+
+def test_importing_the_package_loads_no_system() -> None:
+    code = "import sys, agent_event_bus; print(*sys.modules, sep='\\n')"
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(PACKAGES)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.splitlines()
+    assert "agent_event_bus._core" in told
+    assert not {f"agent_event_bus.{system}" for system in (*OWN, "_persistence")} & {*told}
 
 
 @pytest.mark.parametrize("system", OWN)

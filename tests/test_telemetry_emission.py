@@ -258,6 +258,16 @@ class TestTheObject:
         stub.emit("e", 3)
         stub.emit.assert_called_once_with("e", 3)
 
+    def test_a_router_can_be_made_while_a_test_has_replaced_emission_on_the_class(
+        self, router: Router
+    ) -> None:
+        with mock.patch.object(TelemetryRouter, "emit") as emit:
+            made = type(router)()
+            made.emit("e", 1)
+            emit.assert_called_once_with("e", 1)
+        made.subscribe("e", payloads([]))
+        assert made.emit("e") == 1
+
     def test_a_router_that_is_dropped_is_collected_with_its_handlers(self, router: Router) -> None:
         class Tracker:
             def __init__(self, router: Router) -> None:
