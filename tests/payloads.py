@@ -74,6 +74,7 @@ class Later:
     length: int = field(init=False)
     scratch: InitVar[int] = 3
     unset: str = field(init=False)
+    made: list[int] = field(init=False, default_factory=list)
 
     def __post_init__(self, scratch: int) -> None:
         self.length = len(self.name) + scratch

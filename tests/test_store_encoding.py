@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import pathlib
+import struct
 import sys
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from enum import Enum
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
@@ -63,12 +67,21 @@ SIMPLE = {
     "a key of each kind": [{1: "int", "1": "text"}, {True: 1}],
     "not a number": [math.nan, math.inf, -math.inf, [math.nan] * 50],
     "huge ints": [10**30, -(10**30), 10**5000, [10**5000] * 40],
+    "thousands of digits that are no int": [
+        "9" * 5000,
+        {"0" * 5000: 1},
+        int("1" * 5000, 16),
+        "\ud800" + "1" * 5000,
+        b"\xd3M4" * 1500,
+        {1: "7" * 5000},
+    ],
     "lone surrogates": ["\ud800", "a\udfffb", "\ud800\udc00", {"\ud800": 1}],
     "bytes": [b"", b"\x00\xff", bytearray(b"ab")],
     "decimals": [Decimal("1.50"), Decimal("-0"), Decimal("Infinity"), Decimal("1E+30")],
     "uuids": UUID("12345678123456781234567812345678"),
     "complex numbers": [complex(-0.0, 2), complex(1, math.inf)],
     "paths": [pathlib.Path("/tmp/x"), pathlib.PureWindowsPath("c:/x")],
+    "paths that are no UTF-8": [pathlib.Path("a\udce4.txt"), pathlib.PureWindowsPath("\ud800")],
     "collections": [OrderedDict([("b", 1), ("a", 2)]), deque([1, 2], maxlen=3), deque()],
     "dates": [date(2024, 2, 29), date.min],
     "times": [time(1, 2, 3, 4), time(1, fold=1), time(1, tzinfo=timezone.utc)],
@@ -168,6 +181,20 @@ def test_any_value_comes_back_from_both_libraries(value: object) -> None:
         _json.dump, _json.load = before
 
 
+def test_an_int_too_long_to_be_read_comes_back_though_it_could_be_written() -> None:
+    limit = getattr(sys, "set_int_max_str_digits", None)
+    if limit is None:
+        pytest.skip("this Python reads ints of any length")
+    before = sys.get_int_max_str_digits()
+    value = {"huge": 10**6000, "more": [10**6000] * 40}
+    try:
+        limit(0)
+        text, form = encode(value)
+    finally:
+        limit(before)
+    assert (decode(text), form) == (value, VALUE)
+
+
 class TestTime:
     def test_fold_and_zone_come_back(self) -> None:
         zone = ZoneInfo("Europe/Berlin")
@@ -208,6 +235,40 @@ class TestTime:
         assert form == REPR
         assert decode(text) == value
 
+    def test_a_zone_from_a_file_is_not_taken_for_the_one_that_its_key_names(self) -> None:
+        head = struct.pack(">4s16x6l", b"TZif", 0, 0, 0, 0, 1, 4)
+        file = io.BytesIO(head + struct.pack(">lBB4s", -5 * 3600, 0, 0, b"EST"))
+        value = datetime(2024, 1, 1, tzinfo=ZoneInfo.from_file(file, key="Europe/Berlin"))
+        text, form = encode(value)
+        assert (decode(text), form) == (value, REPR)
+
+    def test_microseconds_of_an_offset_are_flagged(self) -> None:
+        zone = timezone(timedelta(microseconds=1))
+        assert encode(datetime(2024, 1, 1, tzinfo=zone))[1] == REPR
+
+
+class TestEnums:
+    def test_a_member_that_its_enum_makes_up_becomes_its_value_and_is_flagged(self) -> None:
+        text, form = encode({"code": Open(7), "known": Open.ONE})
+        assert (decode(text), form) == ({"code": 7, "known": Open.ONE}, REPR)
+
+    def test_a_member_whose_value_has_the_member_in_it_comes_back_at_once(self) -> None:
+        class Knot(Enum):
+            TIED = list[object]()  # noqa: RUF012 - a list is meant
+
+        Knot.TIED.value.extend([Knot.TIED, Knot.TIED])
+        assert there_and_back(Knot.TIED) is Knot.TIED
+
+
+class Open(Enum):
+    ONE = 1
+
+    @classmethod
+    def _missing_(cls, value: object) -> Open:
+        made = object.__new__(cls)
+        made._name_, made._value_ = "MADE_UP", int(str(value))
+        return made
+
 
 class TestDataclasses:
     def test_fields_that_init_does_not_take_come_back_and_unset_ones_stay_unset(self) -> None:
@@ -218,6 +279,38 @@ class TestDataclasses:
         value = Slotted(a=1, b="x")
         assert hasattr(value, "__dict__") is (sys.version_info < (3, 10))
         assert there_and_back(value) == value
+
+    def test_what_a_slot_beside_the_fields_has_is_lost_and_flagged(self) -> None:
+        value = Inherits(1)
+        assert there_and_back(value) == value
+        value.beside = 2  # type: ignore[attr-defined]
+        text, form = encode(value)
+        assert (decode(text), form) == (value, REPR)
+
+    def test_a_deleted_field_that_is_made_again_is_flagged(self) -> None:
+        value = Later("abc")
+        del value.made
+        text, form = encode(value)
+        assert (decode(text).made, form) == ([], REPR)
+
+    def test_one_that_is_a_collection_as_well_is_its_repr(self) -> None:
+        text, form = encode({"window": Window()})
+        assert (decode(text), form) == ({"window": "Window(size=3)"}, REPR)
+
+    def test_one_whose_class_has_become_abstract_or_lost_its_places_becomes_a_dict(self) -> None:
+        text, _ = encode(Point(1, 2.0))
+        for name in ("Abstract", "Placeless"):
+            back = decode(text.replace(":Point", f":{name}").replace("payloads:", f"{__name__}:"))
+            assert back == {"x": 1, "y": 2.0}
+
+    def test_one_whose_name_now_leads_to_another_class_is_flagged(self) -> None:
+        @dataclass
+        class Other:
+            x: int
+
+        Other.__module__, Other.__qualname__ = Point.__module__, Point.__qualname__
+        text, form = encode(Other(1))
+        assert (decode(text), form) == (Point(1), REPR)
 
     def test_neither_init_nor_post_init_runs_when_it_is_read(self) -> None:
         text, _ = encode(Loud(1))
@@ -262,6 +355,36 @@ class TestDataclasses:
     def test_one_whose_fields_have_changed_becomes_a_dict(self, change: tuple[str, str]) -> None:
         text, _ = encode(Point(1, 2.0))
         assert isinstance(decode(text.replace(*change)), dict)
+
+
+class Slot:
+    __slots__ = ("beside",)
+
+
+@dataclass
+class Inherits(Slot):
+    x: int
+
+
+@dataclass
+class Window(deque):  # type: ignore[type-arg]
+    size: int = 3
+
+
+@dataclass
+class Abstract(ABC):
+    x: int
+    y: float
+
+    @abstractmethod
+    def method(self) -> None: ...
+
+
+@dataclass
+class Placeless:
+    __slots__ = ("x",)
+    x: int
+    y: float
 
 
 T = TypeVar("T")
@@ -315,6 +438,10 @@ class TestModels:
             8,
             {"a", "when", "more"},
         )
+
+    def test_a_model_without_one_of_its_fields_becomes_a_dict_and_is_flagged(self) -> None:
+        text, form = encode(Model.model_construct(a=1))
+        assert (decode(text), form) == ({"a": 1}, REPR)
 
     def test_a_struct_with_code_of_its_own_becomes_a_dict_and_is_flagged(self) -> None:
         text, form = encode(LoudStruct(1))

@@ -7,7 +7,8 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from enum import Enum
 from types import ModuleType
 from typing import Any, Callable, ClassVar
 
@@ -67,6 +68,22 @@ class TestClassesThatAreNotThere:
         back = decode(text.replace(":Frozen", ":Gone"))
         assert back == [[{"at": datetime(2024, 1, 1), "inside": ()}, 1]]
 
+    def test_stand_ins_that_are_equal_to_other_items_leave_all_of_them(self) -> None:
+        for value in ({Colour.RED, "red"}, frozenset({Colour.RED, "red"})):
+            text, _ = encode(value)
+            assert decode(text.replace(":Colour", ":Gone")) == ["red", "red"]
+        text, _ = encode({Colour.RED: 1, "red": 2})
+        assert decode(text.replace(":Colour", ":Gone")) == [["red", 1], ["red", 2]]
+
+    @pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+    def test_items_whose_hash_fails_are_left_in_a_list(self, error: type[Exception]) -> None:
+        Hashed.error = None
+        texts = [encode(value)[0] for value in ({Hashed(1)}, {Hashed(1): 2})]
+        Hashed.error = error
+        first, second = map(decode, texts)
+        assert [item.x for item in first] == [1]
+        assert [(key.x, value) for key, value in second] == [(1, 2)]
+
     def test_nothing_is_imported_and_no_attribute_asked_for(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -83,6 +100,20 @@ class TestClassesThatAreNotThere:
         assert not asked
         assert "this" not in sys.modules
         assert "antigravity" not in sys.modules
+
+
+@dataclass
+class Hashed:
+    x: int
+    error: ClassVar[type[Exception] | None] = None
+
+    def __hash__(self) -> int:
+        if self.error is not None:
+            raise self.error
+        return 1
+
+
+OddMember = Enum("OddMember", {"\ud800": 1})
 
 
 class Hostile:
@@ -191,6 +222,21 @@ class TestWhatCannotBeStored:
             "response": "<class 'object'>",
             "more": [1, "<built-in function iter>"],
         }
+
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            type("Odd", (Point,), {"__module__": "\ud800"})(1),
+            OddMember["\ud800"],
+            datetime(2024, 1, 1, tzinfo=timezone(timedelta(0), "\ud800")),
+        ],
+        ids=["class", "member", "zone"],
+    )
+    def test_a_name_that_no_file_can_hold_leaves_the_rest_there(self, odd: object) -> None:
+        text, form = encode({"run_id": "r", "odd": odd})
+        back = decode(text)
+        assert (back["run_id"], form) == ("r", REPR)
+        assert back["odd"] == repr(odd).encode("utf-8", "backslashreplace").decode()
 
     @pytest.mark.parametrize("make", HOPELESS.values(), ids=HOPELESS)
     def test_never_raises(self, make: Callable[[], object]) -> None:

@@ -14,10 +14,8 @@ import weakref
 from collections.abc import Iterable, Mapping
 from enum import Enum, EnumMeta, Flag, IntFlag
 from functools import cached_property
-from types import MemberDescriptorType, ModuleType
+from types import BuiltinFunctionType, MemberDescriptorType, ModuleType
 from typing import Any
-
-BUILTINS = (str, int, float, dict, list, tuple, set, frozenset, bytes, bytearray, complex)
 
 # Classes that this process has written and that no name leads to, those made in functions above
 # all: the last one of each name. They come back in the process that wrote them.
@@ -32,12 +30,17 @@ _mro_of_class = type.__dict__["__mro__"].__get__
 _ENUM_LOOKUPS: tuple[Any, ...] = (Flag._missing_.__func__, IntFlag._missing_.__func__)  # type: ignore[attr-defined]
 
 
-def class_name(cls: type) -> str:
-    """Return the name that a stored payload has for a class, and remember one that is not found."""
+def class_name(cls: type) -> tuple[str, bool]:
+    """Return the name that a stored payload has for a class, and whether it leads back to it.
+
+    A class to whose name nothing leads is remembered. One whose name leads to another class, which
+    has taken its place, cannot come back.
+    """
     name = f"{cls.__module__}:{cls.__qualname__}"
-    if _reached(name) is not cls:
+    found = _reached(name)
+    if found is None:
         _unreachable[name] = cls
-    return name
+    return name, found is None or found is cls
 
 
 def find_class(name: object) -> type | None:
@@ -73,8 +76,9 @@ def attribute(cls: type, name: str) -> Any:
 
 
 def has_builtin_base(cls: type) -> bool:
-    """Return whether instances have a value that is not in their attributes."""
-    return issubclass(cls, (*BUILTINS, BaseException))
+    """Return whether instances have a value that is not in their attributes: of a list, say."""
+    made_by = (_namespace_of_class(base).get("__new__") for base in _mro_of_class(cls)[:-1])
+    return any(type(new) is BuiltinFunctionType for new in made_by)
 
 
 # Enums --------------------------------------------------------------------------------------------
@@ -98,9 +102,10 @@ def member_of(name: object, member: object, value: object) -> Enum | None:
         missing = getattr(attribute(cls, "_missing_"), "__func__", None)
         if missing in _ENUM_LOOKUPS:
             try:
-                return cls(value)
+                made = cls(value)
             except ValueError:
                 return None  # the bits are no longer flags of this class
+            return made if isinstance(made, cls) else None
     return None
 
 
@@ -119,17 +124,35 @@ def dataclass_fields(cls: type) -> dict[str, dataclasses.Field[Any]] | None:
 
 def undeclared(value: object, declared: Any) -> bool:
     """Return whether an instance has attributes of its own beside those that its class declares."""
+    cls = type(value)
+    if _has_other_slots(value, cls, declared):
+        return True
     try:
         own = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return False
-    cls = type(value)
     return any(
         name not in declared
         and name != "__orig_class__"  # of Box[int](), which sets it and is equal to Box()
         and not isinstance(attribute(cls, name), cached_property)
         for name in list(own)
     )
+
+
+def _has_other_slots(value: object, cls: type, declared: Any) -> bool:
+    """Return whether something is in ``__slots__`` that are not among those declared."""
+    for base in _mro_of_class(cls)[:-1]:
+        names = _namespace_of_class(base)
+        if not names.get("__slots__"):
+            continue
+        for name, found in names.items():
+            if type(found) is MemberDescriptorType and name not in declared:
+                try:
+                    found.__get__(value, cls)
+                except AttributeError:
+                    continue  # it was never set
+                return True
+    return False
 
 
 def _is_computed(found: object) -> bool:
@@ -165,9 +188,12 @@ def new_dataclass(name: object, values: dict[str, Any]) -> Any:
             return None
     if has_computed_fields(cls, values):
         return None
-    made: Any = object.__new__(cls)
-    for key, value in values.items():
-        object.__setattr__(made, key, value)
+    try:
+        made: Any = object.__new__(cls)
+        for key, value in values.items():
+            object.__setattr__(made, key, value)
+    except (TypeError, AttributeError):
+        return None  # it has become abstract, or lost the place for an attribute
     return made
 
 

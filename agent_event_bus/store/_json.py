@@ -26,7 +26,7 @@ MAX_DEPTH = 100
 
 _SCALARS = frozenset({str, int, bool, type(None)})
 
-# An int of more digits is refused by int(), and so by the json module.
+# An int of more digits is refused by int(), and so by the json module, when it is read.
 _LONG_INT = re.compile(r"[0-9]{4300}")
 
 
@@ -82,15 +82,9 @@ def _refuse(constant: str) -> None:
 _decoder = json.JSONDecoder(parse_constant=_refuse)
 
 
-def _checked(text: str) -> str:
-    """Return a text that every reader takes, if it is one.
-
-    Raises:
-        ValueError: an int in it has too many digits.
-    """
-    if len(text) >= 4300 and _LONG_INT.search(text):
-        raise ValueError("an int has more digits than int() takes")
-    return text
+def may_have_long_int(text: str) -> bool:
+    """Return whether a text has an int that cannot be read; or a string with as many digits."""
+    return len(text) >= 4300 and _LONG_INT.search(text) is not None
 
 
 def standard_dump(value: object) -> str:
@@ -103,7 +97,7 @@ def standard_dump(value: object) -> str:
     text = _encoder.encode(value)
     if not text.isascii():
         text.encode()  # as msgspec refuses lone surrogates, which no file could hold either
-    return _checked(text)
+    return text
 
 
 def standard_load(text: str) -> Any:
@@ -129,7 +123,7 @@ if msgspec is not None:
             ValueError, OverflowError: as ``standard_dump``; and old releases refuse long ints.
             RecursionError: the stack has no room left.
         """
-        return _checked(_encode(value).decode())
+        return _encode(value).decode()
 
     def msgspec_load(text: str) -> Any:
         """Return the value of a JSON text, by msgspec.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
@@ -34,6 +35,9 @@ WITHHELD = 2
 """The form of a payload that was not written, because redacting it has failed."""
 
 
+MODEL_STATE = {f"__pydantic_{kind}__" for kind in ("fields_set", "extra", "private")}
+"""Attributes of every pydantic model, which are written apart."""
+
 _LAST_RESORT = '{"$":"repr","v":"<an object that could not be represented>"}'
 
 
@@ -45,7 +49,9 @@ def encode(value: object) -> tuple[str, int]:
     """
     try:
         if _json.is_plain(value):
-            return _json.dump(value), VALUE
+            text = _json.dump(value)
+            if not _json.may_have_long_int(text):
+                return text, VALUE
     except Exception:
         pass  # lone surrogates, huge ints, changes by another thread: told apart below
     try:
@@ -82,6 +88,17 @@ def _nameless(value: object) -> str:
     return f"<{type(value).__name__} object, whose repr failed>".encode(
         "utf-8", "backslashreplace"
     ).decode()
+
+
+def _utf8(text: str) -> str:
+    """Return a text that can be written.
+
+    Raises:
+        UnicodeEncodeError: it has a lone surrogate.
+    """
+    if not text.isascii():
+        text.encode()
+    return text
 
 
 def _repr(value: object) -> str:
@@ -131,13 +148,17 @@ class _Writer:
         return {MARK: "repr", "v": _repr(value)}
 
     def _text(self, value: str) -> object:
-        if value.isascii():
-            return value
         try:
-            value.encode()
+            return _utf8(value)
         except UnicodeEncodeError:
             return {MARK: "str", "v": value.encode("utf-8", "surrogatepass").hex()}
-        return value
+
+    def _class(self, cls: type) -> str:
+        """Return the name that is written for a class."""
+        name, leads_back = _classes.class_name(cls)
+        if not leads_back:
+            self.form = REPR
+        return _utf8(name)
 
     def _float(self, value: float, depth: int) -> object:
         return value if value - value == 0 else {MARK: "float", "v": repr(value)}
@@ -167,8 +188,7 @@ class _Writer:
             if _classes.undeclared(value, ()):
                 self.form = REPR
             items = self._list(tuple.__iter__(value), depth)
-            name = _classes.class_name(cls)
-            return {MARK: "namedtuple", "class": name, "fields": fields, "v": items}
+            return {MARK: "namedtuple", "class": self._class(cls), "fields": fields, "v": items}
         return self._base(value, cls, depth)
 
     def _base(self, value: Any, cls: type, depth: int) -> object:
@@ -181,11 +201,17 @@ class _Writer:
 
     def _member(self, value: Any, cls: type, depth: int) -> object:
         name = value._name_ if cls._member_map_.get(value._name_) is value else None  # type: ignore[attr-defined]
-        inner = _Writer()
-        stand_in = inner.any(value._value_, depth)
-        if inner.form != VALUE:
+        before, self.form = self.form, VALUE
+        stand_in = self.any(value._value_, depth)
+        if self.form != VALUE:
             stand_in = name  # only what a program without the class gets to see
-        return {MARK: "enum", "class": _classes.class_name(cls), "name": name, "v": stand_in}
+        self.form = before
+        written = {MARK: "enum", "class": self._class(cls), "name": name, "v": stand_in}
+        if name is not None:
+            _utf8(name)
+        elif _classes.member_of(written["class"], None, stand_in) is not value:
+            self.form = REPR  # made by an enum's own code, as only that could again
+        return written
 
     def _dataclass(self, value: Any, cls: type, depth: int) -> object:
         fields = _classes.dataclass_fields(cls) or {}
@@ -196,29 +222,31 @@ class _Writer:
             except AttributeError:
                 if field.init:
                     raise
+                if field.default_factory is not MISSING:
+                    self.form = REPR  # deleted, and made again when it is read
                 continue  # never set, and so it will be again
             values[name] = self.any(item, depth)
         if _classes.undeclared(value, fields) or _classes.has_computed_fields(cls, fields):
             self.form = REPR
-        return {MARK: "dataclass", "class": _classes.class_name(cls), "v": values}
+        return {MARK: "dataclass", "class": self._class(cls), "v": values}
 
     def _struct(self, value: Any, cls: type, depth: int) -> object:
         fields = _classes.struct_fields(cls) or ()
         values = {name: self.any(getattr(value, name), depth) for name in fields}
         if _classes.is_made_by_code(cls) or _classes.undeclared(value, fields):
             self.form = REPR
-        return {MARK: "struct", "class": _classes.class_name(cls), "v": values}
+        return {MARK: "struct", "class": self._class(cls), "v": values}
 
     def _model(self, value: Any, cls: type, depth: int) -> object:
         fields = _classes.model_fields(cls)
         own = object.__getattribute__(value, "__dict__")
-        if _classes.undeclared(value, fields):
+        if _classes.undeclared(value, fields | MODEL_STATE) or not fields <= own.keys():
             self.form = REPR
         written: dict[str, object] = {
             MARK: "model",
-            "class": _classes.class_name(cls),
+            "class": self._class(cls),
             "v": {name: self.any(own[name], depth) for name in own if name in fields},
-            "set": sorted(value.__pydantic_fields_set__),
+            "set": self._list(sorted(value.__pydantic_fields_set__), depth),
         }
         for key in ("extra", "private"):
             state = getattr(value, f"__pydantic_{key}__", None)
@@ -232,11 +260,17 @@ def _offset_and_zone(writer: _Writer, zone: tzinfo | None) -> dict[str, object]:
     if zone is None:
         return {}
     if type(zone) is timezone:
+        offset = zone.utcoffset(None)
+        if offset.microseconds:
+            writer.form = REPR  # which fromisoformat may lose
         name = zone.tzname(None)
-        return {} if name == timezone(zone.utcoffset(None)).tzname(None) else {"name": name}
-    key = getattr(zone, "key", None)
-    if type(zone).__module__.startswith("zoneinfo") and isinstance(key, str):
-        return {"zone": key}
+        return {} if name == timezone(offset).tzname(None) else {"name": _utf8(name)}
+    if type(zone) is _classes.base_of("zoneinfo", "ZoneInfo"):
+        try:
+            zone.__reduce__()  # refuses a zone from a file, to which its key need not lead
+            return {"zone": zone.key}  # type: ignore[attr-defined]
+        except Exception:
+            pass
     writer.form = REPR  # it comes back with its offset alone
     return {}
 
@@ -252,6 +286,11 @@ def _time(writer: _Writer, value: Any, depth: int) -> object:
 def _as(kind: str, text: Callable[[Any], object] = str) -> Callable[[_Writer, Any, int], object]:
     """Return what writes values of a type by a text, or something else that JSON has."""
     return lambda writer, value, depth: {MARK: kind, "v": text(value)}
+
+
+def _path(writer: _Writer, value: PurePath, depth: int) -> object:
+    # A name on the disk that is no UTF-8 has lone surrogates.
+    return {MARK: type(value).__name__, "v": writer._text(str(value))}
 
 
 def _items_as(kind: str) -> Callable[[_Writer, Any, int], object]:
@@ -291,10 +330,10 @@ _WRITERS: Mapping[type, Callable[[_Writer, Any, int], object]] = {
     Decimal: _as("Decimal"),
     UUID: _as("UUID"),
     complex: _as("complex", lambda value: [repr(value.real), repr(value.imag)]),
-    PosixPath: _as("PosixPath"),
-    WindowsPath: _as("WindowsPath"),
-    PurePosixPath: _as("PurePosixPath"),
-    PureWindowsPath: _as("PureWindowsPath"),
+    PosixPath: _path,
+    WindowsPath: _path,
+    PurePosixPath: _path,
+    PureWindowsPath: _path,
 }
 
 # What a subclass is of, and how its plain value is got at without a method of its own.
@@ -342,15 +381,20 @@ def _read_by(make: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
 def _read_items(make: Callable[[list[Any]], Any]) -> Callable[[dict[str, Any]], Any]:
     """Return what reads a collection by its items.
 
-    Its stand-in is a list, for when a stand-in among the items cannot be in such a collection.
+    Its stand-in is the list of them, for when a stand-in among the items cannot be in such a
+    collection, or is equal to another item; and when the ``__hash__`` or ``__eq__`` of an item
+    fails, the only methods of its class that run.
     """
 
     def read(written: dict[str, Any]) -> Any:
         items = _value(written)
         try:
-            return make(items)
-        except TypeError:
+            made = make(items)
+        except RecursionError:
+            raise
+        except Exception:
             return items
+        return made if len(made) == len(items) else items
 
     return read
 
@@ -373,10 +417,11 @@ def _read_path(make: type[PurePath], stand_in: type[PurePath]) -> Callable[[dict
     """Return what reads a path, one of another system as its pure form."""
 
     def read(written: dict[str, Any]) -> PurePath:
+        text = _value(written)
         try:
-            return make(written["v"])
+            return make(text)
         except NotImplementedError:
-            return stand_in(written["v"])
+            return stand_in(text)
 
     return read
 
@@ -408,7 +453,7 @@ def _read_model(written: dict[str, Any]) -> Any:
     extra = _restored(written.get("extra"))
     state = {
         "__dict__": dict(values),
-        "__pydantic_fields_set__": set(written["set"]),
+        "__pydantic_fields_set__": set(_restored(written["set"])),
         "__pydantic_extra__": extra,
         "__pydantic_private__": _restored(written.get("private")),
     }
@@ -438,8 +483,8 @@ _READERS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "UUID": _read_by(UUID),
     "PosixPath": _read_path(PosixPath, PurePosixPath),
     "WindowsPath": _read_path(WindowsPath, PureWindowsPath),
-    "PurePosixPath": _read_by(PurePosixPath),
-    "PureWindowsPath": _read_by(PureWindowsPath),
+    "PurePosixPath": _read_path(PurePosixPath, PurePosixPath),
+    "PureWindowsPath": _read_path(PureWindowsPath, PureWindowsPath),
     "enum": _read_member,
     "dataclass": _read_fields(_classes.new_dataclass),
     "struct": _read_fields(_classes.new_struct),
