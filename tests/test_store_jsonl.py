@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from agent_event_bus.store import EventStore, StoreClosedError, StoredEvent
+from agent_event_bus.store.database import Database
 
 RECORDED = (
     '{"event": "run.start", "payload": {"run_id": "r1", "at": [1, 2.5]}}\n'
@@ -81,6 +83,16 @@ class TestTheRoundTrip:
         (event,) = other.read()
         assert (event.payload, event.form) == (None, "withheld")
 
+    def test_a_text_of_thousands_of_digits_and_a_path_that_is_no_utf8(
+        self, store: EventStore, other: EventStore, tmp_path: Path
+    ) -> None:
+        store.append("a", {"digits": "9" * 5000, "file": Path("a\udce4.txt")})
+        store.append("b", {"digits": "9" * 5000})
+        store.export_jsonl(tmp_path / "log.jsonl")
+        assert other.import_jsonl(tmp_path / "log.jsonl") == 2
+        assert without_numbers(other) == without_numbers(store)
+        assert {event.form for event in other.read()} == {"value"}
+
     def test_more_events_than_are_read_at_a_time(self, store: EventStore, tmp_path: Path) -> None:
         with EventStore(tmp_path / "many.db") as many:
             for number in range(2500):
@@ -134,6 +146,56 @@ class TestExport:
         assert link.is_symlink()
         assert json.loads(target.read_text())["name"] == "a"
         assert target.stat().st_mode & 0o777 == 0o640
+
+    def test_it_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_then(
+        self, store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.append("a")
+        target = tmp_path / "log.jsonl"
+        synced: list[tuple[bool, int, bool]] = []
+        real = os.fsync
+
+        def fsync(handle: int) -> None:
+            real(handle)
+            status = os.fstat(handle)
+            synced.append((stat.S_ISDIR(status.st_mode), status.st_ino, target.exists()))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        store.export_jsonl(target)
+        file, folder = target.stat().st_ino, tmp_path.stat().st_ino
+        assert [entry for entry in synced if entry[1] in (file, folder)] == [
+            (False, file, False),
+            (True, folder, True),
+        ]
+
+    def test_nobody_can_read_it_who_could_not_read_the_old_one(
+        self, store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.append("a")
+        target = tmp_path / "log.jsonl"
+        target.touch(mode=0o600)
+        modes: list[int] = []
+        real = Database.query
+
+        def query(database: Database, *rest: Any) -> list[Any]:
+            modes.extend(file.stat().st_mode & 0o777 for file in tmp_path.glob(".log*.tmp"))
+            return real(database, *rest)
+
+        monkeypatch.setattr(Database, "query", query)
+        store.export_jsonl(target)
+        assert modes == [0o600]
+
+    def test_the_store_is_not_replaced_by_its_own_export(
+        self, store: EventStore, tmp_path: Path
+    ) -> None:
+        store.append("a", 1)
+        (tmp_path / "link.db").symlink_to(tmp_path / "one.db")
+        os.link(tmp_path / "one.db", tmp_path / "second name.db")
+        for name in ("one.db", "link.db", "second name.db"):
+            with pytest.raises(ValueError, match=r"\.db"):
+                store.export_jsonl(tmp_path / name)
+        with EventStore(tmp_path / "one.db") as again:
+            assert [event.payload for event in again.read()] == [1]
 
     def test_a_new_file_has_the_mode_that_new_files_have(
         self, store: EventStore, tmp_path: Path

@@ -481,6 +481,7 @@ class EventStore:
             How many events it has.
 
         Raises:
+            ValueError: It is the file of the store itself.
             OSError: The file cannot be written; nothing has changed then.
             StoreError: The store cannot be read.
             StoreClosedError: The store is closed.

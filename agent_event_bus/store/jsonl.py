@@ -42,21 +42,25 @@ def export_jsonl(database: Database, path: str | os.PathLike[str]) -> int:
         How many events it has.
 
     Raises:
+        ValueError: It is the file of the store itself.
         OSError: The file cannot be written; nothing has changed then.
         StoreError: The store cannot be read.
     """
     target = os.path.realpath(os.fspath(path))
     folder, name = os.path.split(target)
+    if os.path.exists(target) and os.path.samefile(target, database.path):
+        raise ValueError(f"{target!r} is the file of the store, which an export would replace")
     with database.reading() as connection:
         last = last_seq(connection)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+            # Before anything is in it, which others may not be allowed to read.
+            with suppress(FileNotFoundError):
+                os.chmod(temporary, os.stat(target).st_mode & 0o777)
             count = _write(database, file, last)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            os.chmod(temporary, os.stat(target).st_mode & 0o777)
         os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):
