@@ -155,6 +155,38 @@ class TestWhatIsWrong:
             path
         )
 
+    def test_an_event_behind_those_that_are_read_at_a_time(self, tmp_path: Path) -> None:
+        with EventStore(tmp_path / "long.db") as store:
+            for number in range(1005):
+                store.append("n", number)
+        connection = sqlite3.connect(tmp_path / "long.db", isolation_level=None)
+        connection.execute("UPDATE events SET payload = '-1' WHERE seq IN (500, 501, 1001, 1005)")
+        connection.close()
+        assert problems(tmp_path / "long.db") == [
+            f"event {seq}: its checksum does not match" for seq in (500, 501, 1001, 1005)
+        ]
+
+    def test_an_index_that_has_not_all_of_the_events(
+        self, path: Path, damaged: sqlite3.Connection
+    ) -> None:
+        # Every event is as it was, so SQLite's own check alone can find this.
+        damaged.execute("PRAGMA writable_schema = ON")
+        (schema,) = damaged.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'events_of_run'"
+        ).fetchone()
+        damaged.execute(
+            "UPDATE sqlite_master SET sql = ? WHERE name = 'events_of_run'",
+            (schema.replace("run_id IS NOT NULL", "run_id = 'none'"),),
+        )
+        damaged.execute("PRAGMA writable_schema = RESET")
+        damaged.execute("REINDEX events_of_run")
+        damaged.execute("PRAGMA writable_schema = ON")
+        damaged.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'events_of_run'", (schema,))
+        damaged.close()
+        found = problems(path)
+        assert found
+        assert all(problem.startswith("the file is damaged: ") for problem in found)
+
     def test_a_number_below_one(self, path: Path, damaged: sqlite3.Connection) -> None:
         damaged.execute("UPDATE events SET seq = -4 WHERE seq = 5")
         assert problems(path) == ["event -4: its number is less than 1"]
