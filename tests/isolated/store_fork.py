@@ -36,8 +36,42 @@ def child(store: EventStore, bus: EventBus, number: int) -> None:
     store.close()
 
 
+def parent_closes_first(path: Path) -> None:
+    """Close the store in the parent while the child goes on: its write-ahead log has to stay."""
+    store = EventStore(path)
+    store.append("parent", 0)
+    assert store.flush()
+    assert len(list(store.read())) == 1
+    written, write = os.pipe()
+    closed, close = os.pipe()
+    forked = os.fork()
+    if forked == 0:
+        status = 1
+        try:
+            store.append("child", 1)
+            assert store.flush()
+            os.write(write, b"w")
+            os.read(closed, 1)
+            store.append("child", 2)
+            assert store.flush()
+            status = 0
+        except BaseException as error:
+            os.write(2, f"{error!r}\n".encode())
+        finally:
+            os._exit(status)  # as one that is killed: it closes nothing
+    os.read(written, 1)
+    store.close()
+    os.write(close, b"c")
+    _, status = os.waitpid(forked, 0)
+    assert status == 0, status
+    with EventStore(path) as store:
+        assert [event.payload for event in store.read()] == [0, 1, 2]
+        assert store.verify() == []
+
+
 def main(folder: Path) -> None:
     """Fork again and again in the middle of writing."""
+    parent_closes_first(folder / "closed.db")
     path = folder / "log.db"
     store = EventStore(path)
     bus = EventBus()
