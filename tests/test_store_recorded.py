@@ -101,7 +101,7 @@ async def test_a_consumer_that_stops_and_comes_back_gets_each_event_once(
 ) -> None:
     path = tmp_path / "log.db"
     # Each acknowledgement waits for the disk.
-    store, events = await recorded(path, mode, SAMPLE)
+    store, events = await recorded(path, mode, 4 * SAMPLE)
     half = len(events) // 2
     with store:
         bus = EventBus()
