@@ -117,6 +117,11 @@ def is_busy(error: BaseException | None) -> bool:
     )
 
 
+def may_write(path: str) -> bool:
+    """Whether the permissions of a file let this process write it."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 class Database:
     """The connections to one file.
 
@@ -161,6 +166,9 @@ class Database:
         if self._closed:
             raise StoreClosedError(f"the store {self.path!r} is closed")
         if self._writer is None:
+            if os.path.exists(self.path) and not may_write(self.path):
+                # SQLite would leave files beside it which may not be written later either.
+                raise StoreError(f"{self.path!r}: may not be written")
             connection = self._connect()
             try:
                 connection.execute("PRAGMA busy_timeout = 0")  # _retry waits, which is fairer

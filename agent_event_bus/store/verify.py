@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent_event_bus.store.database import APPLICATION_ID, VERSION, checksum
+from agent_event_bus.store.database import APPLICATION_ID, VERSION, checksum, may_write
 from agent_event_bus.store.encoding import VALUE, WITHHELD, decode
 
 __all__ = ["verify", "verify_file"]
@@ -45,16 +45,19 @@ def verify_file(path: str | os.PathLike[str]) -> list[str]:
     SQLite may have to bring its write-ahead log into order. Nothing is raised, whatever it is.
     """
     name = os.path.abspath(os.fspath(path))
+    # Beside a file that may not be written SQLite would leave the files that go with a write-ahead
+    # log, which may not be written later either; in such a folder it cannot make them. Without a
+    # write-ahead log it needs none.
+    has_log = os.path.exists(f"{name}-wal")
+    alone = "mode=ro&immutable=1"
     try:
-        connection = _opened(name, "mode=ro")
+        connection = _opened(name, "mode=ro" if has_log or may_write(name) else alone)
         try:
             connection.execute("SELECT 1 FROM sqlite_master")
         except sqlite3.OperationalError:
-            # In a folder that may not be written SQLite cannot make the files that go with a
-            # write-ahead log. Without such a log it needs none.
-            if not os.path.exists(f"{name}-wal"):
+            if not has_log:
                 connection.close()
-                connection = _opened(name, "mode=ro&immutable=1")
+                connection = _opened(name, alone)
         except sqlite3.DatabaseError:
             pass  # damaged, as will be found
     except (sqlite3.Error, OSError, ValueError) as error:
