@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING
+from dataclasses import MISSING, Field
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
@@ -177,18 +177,20 @@ class _Writer:
         """Return what is written for an instance of a class that is in no table."""
         if issubclass(cls, Enum):
             return self._member(value, cls, depth)
-        if _classes.dataclass_fields(cls) is not None:
-            return self._dataclass(value, cls, depth)
-        if _classes.struct_fields(cls) is not None:
-            return self._struct(value, cls, depth)
+        fields = _classes.dataclass_fields(cls)
+        if fields is not None:
+            return self._dataclass(value, cls, fields, depth)
+        members = _classes.struct_fields(cls)
+        if members is not None:
+            return self._struct(value, cls, members, depth)
         if _classes.is_model(cls):
             return self._model(value, cls, depth)
-        fields = _classes.tuple_fields(cls)
-        if fields is not None and len(fields) == tuple.__len__(value):
+        names = _classes.tuple_fields(cls)
+        if names is not None and len(names) == tuple.__len__(value):
             if _classes.undeclared(value, ()):
                 self.form = REPR
             items = self._list(tuple.__iter__(value), depth)
-            return {MARK: "namedtuple", "class": self._class(cls), "fields": fields, "v": items}
+            return {MARK: "namedtuple", "class": self._class(cls), "fields": names, "v": items}
         return self._base(value, cls, depth)
 
     def _base(self, value: Any, cls: type, depth: int) -> object:
@@ -213,8 +215,9 @@ class _Writer:
             self.form = REPR  # made by an enum's own code, as only that could again
         return written
 
-    def _dataclass(self, value: Any, cls: type, depth: int) -> object:
-        fields = _classes.dataclass_fields(cls) or {}
+    def _dataclass(
+        self, value: Any, cls: type, fields: Mapping[str, Field[Any]], depth: int
+    ) -> object:
         values: dict[str, object] = {}
         for name, field in fields.items():
             try:
@@ -230,8 +233,7 @@ class _Writer:
             self.form = REPR
         return {MARK: "dataclass", "class": self._class(cls), "v": values}
 
-    def _struct(self, value: Any, cls: type, depth: int) -> object:
-        fields = _classes.struct_fields(cls) or ()
+    def _struct(self, value: Any, cls: type, fields: tuple[str, ...], depth: int) -> object:
         values = {name: self.any(getattr(value, name), depth) for name in fields}
         if _classes.is_made_by_code(cls) or _classes.undeclared(value, fields):
             self.form = REPR
