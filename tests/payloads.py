@@ -122,6 +122,8 @@ def same(left: object, right: object) -> bool:
         return both or struct.pack("d", left) == struct.pack("d", right)
     if isinstance(left, (list, tuple, deque)):
         assert isinstance(right, (list, tuple, deque))
+        if getattr(left, "maxlen", None) != getattr(right, "maxlen", None):
+            return False
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, dict):
         assert isinstance(right, dict)

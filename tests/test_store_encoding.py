@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
 import pathlib
 import struct
 import sys
+import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
@@ -66,6 +68,8 @@ SIMPLE = {
     "dicts with keys that are no strings": {1: "a", None: "b", (1, 2): "c", 1.5: "e"},
     "a key of each kind": [{1: "int", "1": "text"}, {True: 1}],
     "not a number": [math.nan, math.inf, -math.inf, [math.nan] * 50],
+    "a large list that has no numbers": {"a": [math.nan] * 50},
+    "a large list that has some": {"a": [1, math.nan] * 50},
     "huge ints": [10**30, -(10**30), 10**5000, [10**5000] * 40],
     "thousands of digits that are no int": [
         "9" * 5000,
@@ -280,6 +284,24 @@ class TestDataclasses:
         assert hasattr(value, "__dict__") is (sys.version_info < (3, 10))
         assert there_and_back(value) == value
 
+    def test_a_class_that_is_gone_is_not_kept_by_what_was_stored(self) -> None:
+        def store_one() -> weakref.ref[type]:
+            @dataclass
+            class Local:
+                x: int
+
+            encode(Local(1))
+            return weakref.ref(Local)
+
+        kept = store_one()
+        gc.collect()
+        assert kept() is None
+
+    def test_a_factory_of_the_users_is_not_called_for_a_field_that_was_added(self) -> None:
+        text, _ = encode(Point(1, 2.0))
+        text = text.replace(f"{Point.__module__}:Point", f"{__name__}:Grown")
+        assert decode(text) == {"x": 1, "y": 2.0}
+
     def test_what_a_slot_beside_the_fields_has_is_lost_and_flagged(self) -> None:
         value = Inherits(1)
         assert there_and_back(value) == value
@@ -355,6 +377,17 @@ class TestDataclasses:
     def test_one_whose_fields_have_changed_becomes_a_dict(self, change: tuple[str, str]) -> None:
         text, _ = encode(Point(1, 2.0))
         assert isinstance(decode(text.replace(*change)), dict)
+
+
+def _never() -> list[int]:
+    raise AssertionError("code of the user's ran")
+
+
+@dataclass
+class Grown:
+    x: int
+    y: float
+    more: list[int] = field(default_factory=_never)
 
 
 class Slot:
@@ -443,10 +476,26 @@ class TestModels:
         text, form = encode(Model.model_construct(a=1))
         assert (decode(text), form) == ({"a": 1}, REPR)
 
+    def test_a_struct_whose_fields_have_changed_becomes_a_dict(self) -> None:
+        text, _ = encode(Struct(1, [2]))
+        assert decode(text.replace('"a":1', '"z":1')) == {"z": 1, "b": [2]}
+        assert decode(text.replace('"a":1,', "")) == {"b": [2]}
+
+    def test_attributes_of_a_struct_that_are_no_fields_are_lost_and_flagged(self) -> None:
+        value = Noted(1)
+        assert there_and_back(value) == value
+        value.note = "x"  # type: ignore[attr-defined]
+        text, form = encode(value)
+        assert (decode(text), form) == (Noted(1), REPR)
+
     def test_a_struct_with_code_of_its_own_becomes_a_dict_and_is_flagged(self) -> None:
         text, form = encode(LoudStruct(1))
         LoudStruct.calls.clear()
         assert (decode(text), form, LoudStruct.calls) == ({"a": 1}, REPR, [])
+
+
+class Noted(msgspec.Struct, dict=True):
+    a: int
 
 
 class LoudStruct(msgspec.Struct):

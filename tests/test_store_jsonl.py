@@ -212,13 +212,13 @@ class TestExport:
         self, store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store.append("a")
-        before = os.fsync
+        real = Database.query
 
-        def late(handle: int) -> None:
+        def late(database: Database, *rest: Any) -> list[Any]:
             store.append("late")
-            before(handle)
+            return real(database, *rest)
 
-        monkeypatch.setattr(os, "fsync", late)
+        monkeypatch.setattr(Database, "query", late)
         assert store.export_jsonl(tmp_path / "log.jsonl") == 1
         assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
@@ -296,6 +296,7 @@ class TestImport:
             store.import_jsonl(tmp_path / "runs.jsonl")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__suppress_context__
+        assert caught.value.__cause__ is None
 
     def test_a_store_that_redacts_redacts_what_it_imports(
         self, store: EventStore, tmp_path: Path
@@ -314,6 +315,19 @@ class TestImport:
         assert (second.payload, second.form) == (None, "withheld")
         for file in tmp_path.glob("clean.db*"):
             assert b"secret" not in file.read_bytes()
+
+    def test_redacting_an_import_makes_no_withheld_or_incomplete_payload_whole(
+        self, store: EventStore, tmp_path: Path
+    ) -> None:
+        lines = [
+            '{"name":"a","timestamp":1.0,"form":"withheld","payload":null}',
+            '{"name":"b","timestamp":1.0,"form":"repr","payload":"<object>"}',
+        ]
+        (tmp_path / "log.jsonl").write_text("\n".join(lines))
+        with EventStore(tmp_path / "clean.db", redact=lambda name, payload: "***") as clean:
+            assert clean.import_jsonl(tmp_path / "log.jsonl") == 2
+            found = [(event.payload, event.form) for event in clean.read()]
+        assert found == [(None, "withheld"), ("***", "repr")]
 
     def test_others_see_all_of_it_or_nothing(self, store: EventStore, tmp_path: Path) -> None:
         (tmp_path / "runs.jsonl").write_text(self.GOOD * 3000)

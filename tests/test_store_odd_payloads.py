@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from enum import Enum
+from enum import Enum, EnumMeta, Flag
 from types import ModuleType
 from typing import Any, Callable, ClassVar
 
@@ -63,6 +63,26 @@ class TestClassesThatAreNotThere:
         text, _ = encode(Colour.RED)
         assert decode(text.replace('"RED"', '"GREEN"')) == "red"
 
+    def test_a_member_whose_value_cannot_be_stored_becomes_its_name(self) -> None:
+        text, form = encode(Keeper.IT)
+        assert (decode(text), form) == (Keeper.IT, VALUE)
+        assert decode(text.replace(":Keeper", ":Gone")) == "IT"
+
+    def test_a_named_tuple_with_other_fields_becomes_a_tuple(self) -> None:
+        text, _ = encode(Pair(1))
+        assert same(decode(text.replace('"right"', '"wrong"')), (1, "r"))
+
+    def test_a_path_of_another_system_becomes_its_pure_form(self) -> None:
+        other = "PosixPath" if sys.platform == "win32" else "WindowsPath"
+        back = decode(f'{{"$":"{other}","v":"a/b"}}')
+        assert (type(back).__name__, back.name) == (f"Pure{other}", "b")
+
+    def test_flags_with_a_metaclass_of_their_own_are_not_made_by_it(self) -> None:
+        text, _ = encode(Rights.READ | Rights.WRITE)
+        RightsMeta.made.clear()
+        back = decode(text.replace(f"{Rights.__module__}:Rights", f"{__name__}:MetaRights"))
+        assert (back, RightsMeta.made) == (3, [])
+
     def test_a_key_that_has_a_stand_in_leaves_the_pairs(self) -> None:
         text, _ = encode({Frozen(datetime(2024, 1, 1)): 1})
         back = decode(text.replace(":Frozen", ":Gone"))
@@ -100,6 +120,23 @@ class TestClassesThatAreNotThere:
         assert not asked
         assert "this" not in sys.modules
         assert "antigravity" not in sys.modules
+
+
+class Keeper(Enum):
+    IT = object()
+
+
+class RightsMeta(EnumMeta):
+    made: ClassVar[list[object]] = []
+
+    def __call__(cls, *values: Any, **options: Any) -> Any:
+        RightsMeta.made.append(values)
+        return super().__call__(*values, **options)
+
+
+class MetaRights(Flag, metaclass=RightsMeta):
+    READ = 1
+    WRITE = 2
 
 
 @dataclass

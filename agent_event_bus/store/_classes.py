@@ -102,10 +102,9 @@ def member_of(name: object, member: object, value: object) -> Enum | None:
         missing = getattr(attribute(cls, "_missing_"), "__func__", None)
         if missing in _ENUM_LOOKUPS:
             try:
-                made = cls(value)
+                return cls(value)
             except ValueError:
                 return None  # the bits are no longer flags of this class
-            return made if isinstance(made, cls) else None
     return None
 
 
