@@ -224,6 +224,17 @@ def test_reading_ends_with_the_last_event_there_was_at_the_call(path: Path) -> N
         assert len(numbers(store)) == 2
 
 
+def test_a_reader_ends_when_the_store_is_closed(path: Path) -> None:
+    store = EventStore(path, sync="each")
+    store.append("a")
+    store.append("b")
+    reader = store.read()
+    assert next(reader).name == "a"
+    store.close()
+    with pytest.raises(StoreClosedError):
+        next(reader)
+
+
 def test_a_paused_reader_holds_up_nobody(path: Path) -> None:
     with EventStore(path) as store:
         for _ in range(300):

@@ -12,6 +12,7 @@ import pytest
 from helpers import soon
 from stores import names, numbers
 
+from agent_event_bus import EventBus
 from agent_event_bus.store import EventStore
 
 
@@ -44,6 +45,21 @@ def test_a_new_consumer_has_everything_pending_in_order(path: Path) -> None:
         assert pending(store) == list(range(1, 11))
         assert pending(store, after=7) == [8, 9, 10]
         assert pending(store, key="odd", limit=2) == [2, 4]
+
+
+async def test_a_call_that_fails_makes_no_consumer_known(path: Path) -> None:
+    with filled(path, 3) as store:
+        with pytest.raises(ValueError, match="no event 4"):
+            store.ack("c", 4)
+        with pytest.raises(ValueError, match="no event 4"):
+            store.ack_through("c", 4)
+        with pytest.raises(ValueError, match="no event 4"):
+            await soon(store.ack_async("c", 4))
+        with pytest.raises(ValueError, match="after"):
+            store.pending("c", after=-1)
+        with pytest.raises(TypeError, match="class"):
+            await soon(store.replay(EventBus(), consumer="c", key=EventBus))
+        assert store.prune(keep_last=0) == 3  # nobody is known who has not acknowledged them
 
 
 def test_one_event_is_acknowledged_out_of_order(path: Path) -> None:

@@ -250,6 +250,32 @@ def test_an_event_that_cannot_be_written_at_all_does_not_keep_the_others(
     assert "contents" not in caplog.text
 
 
+def test_a_disk_that_refuses_beside_an_event_that_cannot_be_written_changes_no_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agent_event_bus.store import database, writer
+
+    monkeypatch.setattr(database, "checksum", lambda *row: 2**70 if row[0] == "bad" else 1)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.01)
+    with EventStore(path) as store:
+        insert = store._database.insert
+        refused = ["1", "3"]  # these payloads, when their turn comes for the first time
+
+        def refuse(rows: Any) -> list[int]:
+            if len(rows) == 1 and rows[0][1] in refused:
+                refused.remove(rows[0][1])
+                raise StoreError("disk full") from sqlite3.OperationalError("disk full")
+            return insert(rows)
+
+        monkeypatch.setattr(store._database, "insert", refuse)
+        with store._writer.lock:  # so that they come into one group
+            for number, name in enumerate(["a", "a", "bad", "a", "a"]):
+                store.append(name, number)
+        until(lambda: len(numbers(store)) == 4)
+        assert payloads(store) == [0, 1, 3, 4]
+        assert refused == []
+
+
 def test_close_tells_of_what_it_could_not_write(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -275,6 +301,22 @@ def test_flush_waits_for_what_was_appended_before_and_says_so(path: Path) -> Non
         store.append("a")
         assert store.flush() is True
         assert names(store) == ["a"]
+
+
+async def test_flush_waits_for_acknowledgements_that_are_being_written(path: Path) -> None:
+    with EventStore(path) as store:
+        store.append("a")
+        assert store.flush()
+        assert payloads(store) == [None]
+        with writing_elsewhere(path):
+            waiting = asyncio.ensure_future(store.ack_async("billing", 1))
+            await asyncio.sleep(0)
+            queue = store._writer._queue
+            until(lambda: not queue)  # the thread has taken it, and can do nothing with it
+            assert store.flush(timeout=0.05) is False
+        assert store.flush() is True
+        assert list(store.pending("billing")) == []
+        await soon(waiting)
 
 
 def test_flush_gives_up_after_its_timeout_and_nothing_is_lost(path: Path) -> None:

@@ -235,6 +235,14 @@ class TestImport:
         names = ["first", *["a", "b.c", "d", "e"] * 2]
         assert [(e.seq, e.name) for e in other.read()] == list(enumerate(names, 1))
 
+    def test_a_time_of_minus_zero_is_stored_as_zero(
+        self, store: EventStore, tmp_path: Path
+    ) -> None:
+        (tmp_path / "runs.jsonl").write_text('{"event":"x","payload":0,"timestamp":-0.0}')
+        assert store.import_jsonl(tmp_path / "runs.jsonl") == 1
+        assert [str(event.timestamp) for event in store.read()] == ["0.0"]
+        assert store.verify() == []
+
     def test_recorded_runs_are_taken_as_they_are(self, store: EventStore, tmp_path: Path) -> None:
         (tmp_path / "runs.jsonl").write_text(RECORDED + '\n{"event":"x","payload":0,"timestamp":5}')
         assert store.import_jsonl(tmp_path / "runs.jsonl") == 3

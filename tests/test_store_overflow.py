@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,26 @@ def test_what_somebody_waits_for_is_never_dropped(path: Path) -> None:
         assert len(set(given)) == 5
         assert names(store, key="waited") == ["waited"] * 5
         add_up(store, 10)
+
+
+def test_a_full_queue_is_quick_however_many_wait_for_their_events(path: Path) -> None:
+    with EventStore(path, max_queue=10) as store:
+
+        async def main() -> None:
+            with writing_elsewhere(path):
+                calls = [store.append_async("waited") for _ in range(20_000)]
+                waiting = asyncio.gather(*calls)
+                await asyncio.sleep(0)
+                start = time.perf_counter()
+                for number in range(1000):
+                    store.append("queued", number)
+                took = time.perf_counter() - start
+            assert took < 1.0  # a search for the oldest of them would take milliseconds each time
+            await soon(waiting)
+
+        asyncio.run(main())
+        assert store.flush()
+        assert payloads(store, key="queued") == list(range(990, 1000))
 
 
 def test_block_waits_for_room_and_loses_nothing(path: Path) -> None:

@@ -151,6 +151,16 @@ def test_the_run_is_that_of_a_payload_which_is_a_mapping_and_has_one(
         assert [event.run_id for event in store.read()] == [run_id]
 
 
+def test_a_time_that_is_no_number_is_an_event_that_is_not_recorded(path: Path) -> None:
+    with EventStore(path) as store:
+        for timestamp in (5, -0.0, 1.5, float("nan"), "now", True):
+            store.record("a", None, timestamp)  # type: ignore[arg-type]
+        store.flush()
+        assert [event.timestamp for event in store.read()] == [5.0, 0.0, 1.5]
+        assert store.stats()["dropped"] == 3
+        assert store.verify() == []
+
+
 # Redaction
 
 

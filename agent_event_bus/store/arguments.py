@@ -57,6 +57,8 @@ def timestamp(value: Any) -> float | None:
     """
     if value is None:
         return None
+    if type(value) is float and math.isfinite(value):
+        return value + 0.0  # SQLite has no -0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"timestamp must be a number of seconds, not {type(value).__name__}")
     try:
@@ -65,7 +67,7 @@ def timestamp(value: Any) -> float | None:
         when = math.inf
     if not math.isfinite(when):
         raise ValueError("timestamp must be a finite number of seconds")
-    return when
+    return when + 0.0
 
 
 def storable(text: str) -> str:

@@ -14,7 +14,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import RLock
 from typing import Any
@@ -130,16 +130,22 @@ class Database:
 
     Raises:
         StoreError: It cannot be opened, created or written, or it is no store.
+        ValueError: It is SQLite's name for a database without a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.abspath(os.fsdecode(path))
+        name = os.fsdecode(path)
+        if name == ":memory:":
+            raise ValueError("a store is a file; there is none in ':memory:'")
+        # As SQLite does, which has the write-ahead log beside the file that a link leads to.
+        self.path = os.path.realpath(name)
         self.write_lock = RLock()
         self.read_lock = RLock()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._inside = False  # a transaction is in progress
         self._closed = False
+        self._file: tuple[int, int] | None = None  # which one was opened
         with self.write_lock, self._errors():
             self._writing()
 
@@ -163,8 +169,8 @@ class Database:
 
     def _writing(self) -> sqlite3.Connection:
         """Return the connection that writes; its lock is held."""
-        if self._closed:
-            raise StoreClosedError(f"the store {self.path!r} is closed")
+        self.check_open()
+        self._check_place()
         if self._writer is None:
             if os.path.exists(self.path) and not may_write(self.path):
                 # SQLite would leave files beside it which may not be written later either.
@@ -177,7 +183,27 @@ class Database:
                 connection.close()
                 raise
             self._writer = connection
+            self._file = self._found()
         return self._writer
+
+    def check_open(self) -> None:
+        """Raise StoreClosedError when the store is closed."""
+        if self._closed:
+            raise StoreClosedError(f"the store {self.path!r} is closed")
+
+    def _check_place(self) -> None:
+        # SQLite goes on writing to a file that was deleted, where nobody finds it any more, and
+        # would make a new one after a fork, whose numbers begin again.
+        if self._file is not None and self._found() != self._file:
+            raise StoreError(f"{self.path!r} was deleted or replaced while the store was open")
+
+    def _found(self) -> tuple[int, int] | None:
+        """Return which file is at the path."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make a new file a store, and refuse what is none or cannot be written."""
@@ -324,9 +350,9 @@ class Database:
             StoreClosedError: The store is closed.
         """
         with self.read_lock, self._errors():
-            if self._closed:
-                raise StoreClosedError(f"the store {self.path!r} is closed")
+            self.check_open()
             if self._reader is None:
+                self._check_place()
                 self._reader = self._connect()
                 self._reader.execute("PRAGMA query_only = ON")
             yield self._reader
@@ -369,15 +395,15 @@ class Database:
         one. The child must then leave the connections alone.
         """
         deadline = time.monotonic() + seconds
-        if not self.write_lock.acquire(timeout=seconds):
-            return False
-        if not self.read_lock.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
-            self.write_lock.release()
-            return False
-        if self._inside:
-            self.let_go()
-            return False
-        self.release()
+        with ExitStack() as taken:
+            for lock in (self.write_lock, self.read_lock):
+                if not lock.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+                    return False
+                taken.callback(lock.release)
+            if self._inside:
+                return False
+            self.release()
+            taken.pop_all()
         return True
 
     def let_go(self) -> None:

@@ -57,7 +57,8 @@ class EventStore:
     Raises:
         StoreError: The file cannot be opened, made or written, or is no store.
         TypeError: An argument is of the wrong type.
-        ValueError: ``sync`` or ``overflow`` is unknown, or ``max_queue`` is less than 1.
+        ValueError: ``sync`` or ``overflow`` is unknown, ``max_queue`` is less than 1, or the path
+            is ``":memory:"``.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class EventStore:
 
     @property
     def path(self) -> str:
-        """The absolute path of the file."""
+        """The absolute path of the file, that which a link leads to."""
         return self._database.path
 
     @property
@@ -188,7 +189,8 @@ class EventStore:
             timestamp: When it happened: seconds since the epoch, None for now.
         """
         try:
-            row = self._capture.row(name, payload, None, timestamp, run_id_of_payload=True)
+            when = arguments.timestamp(timestamp)
+            row = self._capture.row(name, payload, None, when, run_id_of_payload=True)
             if self._each:
                 self._database.insert([row])
             else:
@@ -240,6 +242,9 @@ class EventStore:
 
         Returns:
             Whether all of it is.
+
+        Returns False at once where waiting would have no end: in a log handler that the store
+        itself has called, and in a signal handler or a finaliser in the middle of another call.
 
         Raises:
             StoreError: An attempt to write failed. What is queued stays queued.
@@ -304,8 +309,10 @@ class EventStore:
             StoreError: The file refuses.
             StoreClosedError: The store is closed.
         """
-        consumer = self._know(consumer)
-        return self._events(after, key, run_id, limit, consumer)
+        consumer = arguments.consumer(consumer)
+        found = self._events(after, key, run_id, limit, consumer)
+        self._know(consumer)
+        return found
 
     def _events(
         self, after: int, key: Any, run_id: str | None, limit: int | None, consumer: str | None
@@ -361,10 +368,12 @@ class EventStore:
             if not speed > 0:
                 raise ValueError(f"speed must be more than 0, not {speed!r}")
         if consumer is not None:
-            consumer = self._know(consumer)
+            consumer = arguments.consumer(consumer)
         elif auto_ack:
             raise ValueError("auto_ack needs a consumer")
         found = self._events(after, key, run_id, None, consumer)
+        if consumer is not None:
+            self._know(consumer)
         return await replay.replay(self, bus, found, consumer, speed, auto_ack, self._reports)
 
     # Consumers
@@ -424,12 +433,10 @@ class EventStore:
         with self._database.transaction() as connection:
             ledger.acknowledge_through(connection, consumer, seq)
 
-    def _know(self, consumer: str) -> str:
-        consumer = arguments.consumer(consumer)
+    def _know(self, consumer: str) -> None:
         if not self._database.query("SELECT 1 FROM consumers WHERE name = ?", (consumer,)):
             with self._database.transaction() as connection:
                 ledger.know(connection, consumer)
-        return consumer
 
     # Upkeep
 
@@ -558,8 +565,15 @@ class EventStore:
 
         Raises:
             StoreError: Events could not be written and are lost; the store is closed all the same.
+                Or a signal handler or a finaliser has come in the middle of another call to the
+                store in the same thread; it is not closed then.
         """
-        with self._writer.end_lock:
+        if self._writer.is_interrupted():
+            raise StoreError(f"{self.path!r}: closed in the middle of a call of the same thread")
+        # A log handler that the thread calls must not wait for who is waiting for the thread.
+        if not self._writer.end_lock.acquire(blocking=not self._writer.is_writing_here()):
+            return
+        try:
             if self._closed:
                 return
             self._closed = True
@@ -572,6 +586,8 @@ class EventStore:
                 self._closed = False  # interrupted: nothing is lost, and it may be called again
                 raise
             self._database.close()
+        finally:
+            self._writer.end_lock.release()
 
     def __enter__(self) -> Self:
         return self

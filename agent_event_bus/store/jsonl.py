@@ -211,7 +211,7 @@ def _run(value: object) -> str | None:
 def _seconds(value: object) -> float:
     """Return a timestamp."""
     if type(value) is float and isfinite(value):
-        return value
+        return value + 0.0  # SQLite has no -0.0
     if type(value) is int and -(1 << 63) <= value < 1 << 63:
         return float(value)
     raise _LineError('"timestamp" is no number')

@@ -37,7 +37,6 @@ def acknowledge(
     Returns:
         For each number None, or the error that there is no such event yet.
     """
-    know(connection, consumer)
     last = last_seq(connection)
     good = [number for number in numbers if 1 <= number <= last]
     for start in range(0, len(good), CHUNK):
@@ -51,6 +50,7 @@ def acknowledge(
             values,
         )
     if good:
+        know(connection, consumer)
         _advance(connection, consumer, last)
     return [None if 1 <= number <= last else _unknown(number, last) for number in numbers]
 

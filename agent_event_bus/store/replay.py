@@ -123,6 +123,7 @@ def _pages(
             continue
         for seq, name, text, form, timestamp, run_id in page:
             if matches(name):
+                database.check_open()
                 yield _event(database.path, seq, name, text, form, timestamp, run_id)
                 left -= 1
                 if left <= 0:

@@ -20,16 +20,16 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Union, cast
+from typing import Any, cast
 
 from agent_event_bus.store import ledger
 from agent_event_bus.store.database import Database, Row, insert
 from agent_event_bus.store.errors import StoreClosedError, StoreError
+from agent_event_bus.store.queue import Item, Queue, is_event
 from agent_event_bus.store.reports import Reports
-from agent_event_bus.store.waiters import Waiter, resolve, same
+from agent_event_bus.store.waiters import resolve, same
 
 __all__ = ["POLICIES", "Writer"]
 
@@ -47,14 +47,14 @@ RETRY_SECONDS = 0.5
 LINGER_SECONDS = 1.0
 LAST_SECONDS = 5.0
 
-Ack = tuple[str, int]
-# What is to be written: an event, an acknowledgement, or None for whoever waits for all before it.
-Item = tuple[Union[Row, Ack, None], Waiter]
-EVENT_FIELDS = 5
 
-
-def _is_event(item: Item) -> bool:
-    return item[0] is not None and len(item[0]) == EVENT_FIELDS
+def is_held_here(lock: threading.RLock) -> bool:
+    """Whether this thread holds a lock: then a signal handler or a finaliser came in between."""
+    try:
+        threading.Condition(lock).notify(0)
+    except RuntimeError:
+        return False
+    return True
 
 
 class Writer:
@@ -80,9 +80,7 @@ class Writer:
         # Re-entrant: a finaliser or a signal handler that emits may come in the middle.
         self.lock = threading.RLock()
         self._room = threading.Condition(self.lock)
-        self._queue: deque[Item] = deque()
-        self._waited_for = 0  # of the queue, how many somebody waits for
-        self._uncommitted = 0  # events that are queued or being committed
+        self._queue = Queue()
         self._dropped = 0
         self._reported = 0  # of the dropped, those that the log has told of
         self._failing = False
@@ -90,7 +88,7 @@ class Writer:
         # Released to wake the thread. Unlike an Event, this cannot deadlock with a signal handler.
         self._wake = threading.Lock()
         self._wake.acquire()
-        self._draining = threading.RLock()
+        self._turn = threading.RLock()  # to take a group and commit it
         self.end_lock = threading.RLock()  # for the store, to close once
         self._asked: object = None  # the loop that will wake the thread in its next turn
 
@@ -106,24 +104,23 @@ class Writer:
         lost = False
         with self.lock:
             self._check_open()
-            waiting = self._max_queue - (len(self._queue) - self._waited_for)
-            if waiting <= 0:
+            events = self._queue.events
+            if len(events) >= self._max_queue:
                 lost = not self._make_room()
             if lost:
                 self._dropped += 1
             else:
-                self._queue.append((row, None))
-                self._uncommitted += 1
+                self._queue.put(row, None)
             if self._thread is None:
                 self._start()
-            elif len(self._queue) >= GROUP and not self._failing:
+            elif len(events) >= GROUP and not self._failing:
                 self._rouse()  # while the disk refuses, each attempt would only take time
         if self._dropped != self._reported:
             self._report_dropped()
         if self._thread is None:
             self._drain()
 
-    def submit(self, data: Row | Ack) -> asyncio.Future[Any]:
+    def submit(self, data: Row | tuple[str, int]) -> asyncio.Future[Any]:
         """Queue an event or an acknowledgement; return a future of the running loop for it.
 
         Raises:
@@ -133,10 +130,7 @@ class Writer:
         future: asyncio.Future[Any] = loop.create_future()
         with self.lock:
             self._check_open()
-            self._queue.append((data, future))
-            self._waited_for += 1
-            if len(data) == EVENT_FIELDS:
-                self._uncommitted += 1
+            self._queue.put(data, future)
             if self._thread is None:
                 self._start()
         if self._thread is None:
@@ -156,14 +150,13 @@ class Writer:
         Raises:
             StoreError: The disk refuses. Events that nobody waits for stay queued.
         """
-        if threading.current_thread() is self._thread:
-            return False  # a log handler of ours: it would wait for itself
+        if self.is_writing_here() or self.is_interrupted():
+            return False  # it would wait for itself
         done: Future[None] = Future()
         with self.lock:
-            if not self._uncommitted and not self._queue:
+            if self._queue.is_settled():
                 return True
-            self._queue.append((None, done))
-            self._waited_for += 1
+            self._queue.put(None, done)
             if self._thread is None:
                 self._start()
             self._rouse()
@@ -176,6 +169,17 @@ class Writer:
             return False
         return True
 
+    def is_writing_here(self) -> bool:
+        """Whether this is the thread that writes, which has called a log handler."""
+        return threading.current_thread() is self._thread
+
+    def is_interrupted(self) -> bool:
+        """Whether this thread is in the middle of a call, and holds what the thread needs.
+
+        Then a signal handler or a finaliser has come in between.
+        """
+        return is_held_here(self.lock) or is_held_here(self.database.write_lock)
+
     def _check_open(self) -> None:
         if self._closing:
             raise StoreClosedError(f"the store {self.database.path!r} is closed")
@@ -185,10 +189,14 @@ class Writer:
         if self._overflow == "drop_oldest":
             self._drop_oldest(1)
             return True
-        if self._overflow == "drop_newest" or threading.current_thread() is self._thread:
+        if (
+            self._overflow == "drop_newest"
+            or self.is_writing_here()
+            or is_held_here(self.database.write_lock)
+        ):
             return False
         self._rouse()
-        while len(self._queue) - self._waited_for >= self._max_queue:
+        while len(self._queue.events) >= self._max_queue:
             if self._failing:
                 raise StoreError(f"the queue of {self.database.path!r} is full and not written")
             if self._thread is None and not self._start():
@@ -198,18 +206,9 @@ class Writer:
         return True
 
     def _drop_oldest(self, count: int) -> None:
-        index = 0
-        while count > 0 and index < len(self._queue):
-            try:
-                if self._queue[index][1] is not None:
-                    index += 1
-                    continue
-                del self._queue[index]
-            except IndexError:  # a finaliser of this thread was faster
-                return
-            self._dropped += 1
-            self._uncommitted -= 1
-            count -= 1
+        for _ in range(count):
+            self._queue.events.popleft()
+        self._dropped += count
 
     def _rouse(self) -> None:
         if self._wake.locked():  # otherwise it is awake, or about to be
@@ -229,6 +228,10 @@ class Writer:
         except RuntimeError:  # there are too many, or the interpreter ends
             self._thread = None
             return False
+        except BaseException:  # interrupted
+            if thread.ident is None:
+                self._thread = None
+            raise
         return True
 
     # The thread
@@ -238,8 +241,13 @@ class Writer:
             self._work()
         finally:
             with self.lock:
-                if self._thread is threading.current_thread():
-                    self._thread = None
+                self._leave()
+                self._room.notify_all()  # who waits for room starts another
+
+    def _leave(self) -> None:
+        """Count on this thread no longer. The lock is held."""
+        if self._thread is threading.current_thread():
+            self._thread = None
 
     def _work(self) -> None:
         idle_since = time.monotonic()
@@ -255,11 +263,11 @@ class Writer:
                 if self._closing or self._exiting:
                     # Whoever appends from now on commits by itself, so there is an end to it, also
                     # when daemon threads go on emitting.
-                    self._thread = None
+                    self._leave()
                     break
                 idle = time.monotonic() - idle_since > LINGER_SECONDS
                 if idle and not self._queue:
-                    self._thread = None
+                    self._leave()
                     return
         if not self._closing:
             self._finish()
@@ -275,55 +283,55 @@ class Writer:
 
     def _drain(self) -> None:
         """Commit in the calling thread, where no thread can be started."""
-        with self._draining:
-            while self._commit_group():
-                pass
+        if is_held_here(self.lock):
+            return  # the call in which we came in between does it
+        while self._commit_group():
+            pass
 
     def _commit_group(self) -> bool:
         """Commit the next group; say whether another should follow at once."""
-        group: list[Item] = []
-        size = 0
-        with self.lock:
-            while self._queue and len(group) < LARGEST_GROUP and size < GROUP_CHARACTERS:
-                item = self._queue.popleft()
-                group.append(item)
-                if item[1] is not None:
-                    self._waited_for -= 1
-                if item[0] is not None and len(item[0]) == EVENT_FIELDS:
-                    size += len(cast("Row", item[0])[1])
-            left = bool(self._queue)
-            self._room.notify_all()
-        if not group:
-            return False
-        if self._commit(group):
+        with self._turn:
             with self.lock:
-                # Fewer make no group of their own, unless somebody waits for them.
-                return left or len(self._queue) >= GROUP or self._closing or self._exiting
-        return False
+                group = self._queue.take(LARGEST_GROUP, GROUP_CHARACTERS)
+                left = bool(self._queue)
+                self._room.notify_all()
+            if not group or not self._commit(group):
+                return False
+        with self.lock:
+            # Fewer make no group of their own, unless somebody waits for them.
+            return left or len(self._queue) >= GROUP or self._closing or self._exiting
 
     def _commit(self, group: list[Item]) -> bool:
-        try:
-            # The lock is held until the count is right, for `counts`.
-            with self.database.write_lock:
-                results = self._write(group)
-                with self.lock:
-                    self._uncommitted -= sum(1 for item in group if _is_event(item))
-                    recovered, self._failing = self._failing, False
-        except Exception as error:
-            if self._refused(error):
-                self._keep(group, error)
-                return False
-            if len(group) > 1:
-                # One of them cannot be written; the others can.
-                return min([self._commit([item]) for item in group])
-            self._give_up(group[0], error)
-            return True
-        except BaseException:
-            self._keep(group, StoreError(f"{self.database.path!r}: interrupted"))
-            raise
-        resolve([(item[1], result) for item, result in zip(group, results)])
-        if recovered:
-            self._reports.log(logging.WARNING, "Events are written to %s again", self.database.path)
+        """Commit a group that was taken; say whether the disk took it."""
+        done = 0
+        size = len(group)
+        while done < len(group):
+            part = group[done : done + size]
+            try:
+                # The lock is held until the count is right, for `counts`.
+                with self.database.write_lock:
+                    results = self._write(part)
+                    with self.lock:
+                        self._queue.settle(part)
+                        recovered, self._failing = self._failing, False
+            except Exception as error:
+                if self._refused(error):
+                    self._keep(group[done:], error)
+                    return False
+                if size > 1:
+                    size = 1  # one of them cannot be written; the others can
+                    continue
+                self._give_up(part, error)
+            except BaseException:
+                self._keep(group[done:], StoreError(f"{self.database.path!r}: interrupted"))
+                raise
+            else:
+                resolve([(waiter, result) for (_, _, waiter), result in zip(part, results)])
+                if recovered:
+                    self._reports.log(
+                        logging.WARNING, "Events are written to %s again", self.database.path
+                    )
+            done += len(part)
         return True
 
     def _write(self, group: list[Item]) -> list[object]:
@@ -332,14 +340,12 @@ class Writer:
         events: list[int] = []
         rows: list[Row] = []
         acks: dict[str, list[tuple[int, int]]] = {}
-        for index, (data, _) in enumerate(group):
-            if data is None:
-                continue
-            if len(data) == EVENT_FIELDS:
+        for index, (_, data, _) in enumerate(group):
+            if is_event(data):
                 events.append(index)
                 rows.append(cast("Row", data))
-            else:
-                consumer, seq = cast("Ack", data)
+            elif data is not None:
+                consumer, seq = cast("tuple[str, int]", data)
                 acks.setdefault(consumer, []).append((index, seq))
         if not rows and not acks:
             return results
@@ -369,26 +375,18 @@ class Writer:
     def _keep(self, group: list[Item], error: Exception) -> None:
         """Queue again what nobody waits for, and tell all who wait that it failed."""
         with self.lock:
-            kept = [item for item in group if item[1] is None]
-            told = [item for item in group if item[1] is not None]
-            if self._waited_for:
-                told += [item for item in self._queue if item[1] is not None]
-                self._queue = deque(item for item in self._queue if item[1] is None)
-                self._waited_for = 0
-            self._queue.extendleft(reversed(kept))
-            self._uncommitted -= sum(1 for item in told if _is_event(item))
+            told = self._queue.put_back(group)
             self._failing = True
-            excess = len(self._queue) - self._max_queue
+            excess = len(self._queue.events) - self._max_queue
             if excess > 0 and self._overflow == "drop_newest":
                 for _ in range(excess):
-                    self._queue.pop()
+                    self._queue.events.pop()
                 self._dropped += excess
-                self._uncommitted -= excess
             elif excess > 0 and self._overflow == "drop_oldest":
                 self._drop_oldest(excess)
             waiting = len(self._queue)
             self._room.notify_all()
-        resolve([(item[1], same(error)) for item in told])
+        resolve([(waiter, same(error)) for _, _, waiter in told])
         if self._reports.due("refused"):
             self._reports.log(
                 logging.ERROR,
@@ -398,17 +396,17 @@ class Writer:
             )
         self._report_dropped()
 
-    def _give_up(self, item: Item, error: Exception) -> None:
-        """Lose an event that cannot be written, whatever the state of the disk."""
+    def _give_up(self, group: list[Item], error: Exception) -> None:
+        """Lose one event that cannot be written, whatever the state of the disk."""
+        ((_, _, waiter),) = group
         with self.lock:
-            if _is_event(item):
-                self._uncommitted -= 1
-                if item[1] is None:
-                    self._dropped += 1
-                    self._reported += 1
+            self._queue.settle(group)
+            if waiter is None:
+                self._dropped += 1
+                self._reported += 1
         # The text of such an error may have contents of the event.
         kind = type(error.__cause__ or error).__name__
-        resolve([(item[1], StoreError(f"{self.database.path!r}: cannot be written: {kind}"))])
+        resolve([(waiter, StoreError(f"{self.database.path!r}: cannot be written: {kind}"))])
         self._reports.log(logging.ERROR, "An event cannot be written and is lost: %s", kind)
 
     def _report_dropped(self) -> None:
@@ -427,17 +425,15 @@ class Writer:
     def _lose(self) -> int:
         """Drop what is still queued, tell those who wait, and say so; return how many events."""
         with self.lock:
-            left, self._queue = self._queue, deque()
-            self._waited_for = 0
-            lost = sum(1 for item in left if _is_event(item) and item[1] is None)
+            lost = len(self._queue.events)
+            left = self._queue.clear()
             unreported = self._dropped - self._reported
-            self._uncommitted -= sum(1 for item in left if _is_event(item))
             self._dropped += lost
             self._reported = self._dropped
             self._room.notify_all()
         path = self.database.path
         error = StoreClosedError(f"the store {path!r} is closed")
-        resolve([(item[1], same(error)) for item in left])
+        resolve([(waiter, same(error)) for _, _, waiter in left])
         if unreported:
             self._reports.log(
                 logging.WARNING,
@@ -462,7 +458,7 @@ class Writer:
     def counts(self) -> tuple[int, int]:
         """Return how many events are uncommitted, and how many were dropped."""
         with self.lock:
-            return self._uncommitted, self._dropped
+            return self._queue.uncommitted(), self._dropped
 
     def close(self) -> None:
         """Take nothing more, write what is queued, and end the thread.
@@ -474,7 +470,7 @@ class Writer:
             self._closing = True
             thread = self._thread
             self._room.notify_all()
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and not self.is_writing_here():
             self._rouse()
             thread.join()
         self._drain()

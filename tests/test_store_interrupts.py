@@ -1,0 +1,223 @@
+"""Signal handlers, finalisers and log handlers in the middle of a call to the store."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from helpers import DEADLINE
+from stores import names, payloads, refusing, until, writing_elsewhere
+
+from agent_event_bus.store import EventStore, StoreError, ledger
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@contextmanager
+def on_signal(handler: Callable[[], object]) -> Iterator[None]:
+    """Call a handler for each `signal.raise_signal(signal.SIGINT)`."""
+    previous = signal.signal(signal.SIGINT, lambda *_: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def before(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
+    """Have a signal come once, before a function is called."""
+    call = getattr(where, name)
+
+    def signalled(*args: Any) -> Any:
+        monkeypatch.setattr(where, name, call)
+        signal.raise_signal(signal.SIGINT)
+        return call(*args)
+
+    monkeypatch.setattr(where, name, signalled)
+
+
+class Ending:
+    """What a signal handler does that ends a program."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+        self.flushed: list[bool] = []
+        self.errors: list[str] = []
+
+    def __call__(self) -> None:
+        self.flushed.append(self.store.flush())
+        try:
+            self.store.close()
+        except StoreError as error:
+            self.errors.append(str(error))
+
+
+def test_a_signal_handler_that_closes_in_the_middle_of_an_append_does_not_hang(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventStore(path) as store:
+        store.append("a", 1)
+        before(monkeypatch, store._writer._queue, "put")
+        ending = Ending(store)
+        with on_signal(ending):
+            store.append("a", 2)
+        assert ending.flushed == [False]
+        (error,) = ending.errors
+        assert "in the middle of a call" in error
+        assert not store.closed
+        store.append("a", 3)
+        assert store.flush()
+        assert payloads(store) == [1, 2, 3]
+
+
+def test_nor_does_one_in_the_middle_of_an_acknowledgement(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventStore(path, max_queue=1, overflow="block") as store:
+        store.append("a", 1)
+        assert store.flush()
+        before(monkeypatch, ledger, "acknowledge")
+        ending = Ending(store)
+
+        def handle() -> None:
+            store.append("a", 2)
+            store.append("a", 3)  # the queue is full, and cannot get empty before this ends
+            ending()
+
+        with on_signal(handle):
+            store.ack("billing", 1)
+        assert ending.flushed == [False]
+        assert len(ending.errors) == 1
+        assert store.flush()
+        assert 1 not in [event.seq for event in store.pending("billing")]
+        counts = store.stats()
+        assert (counts["stored"], counts["dropped"], counts["uncommitted"]) == (2, 1, 0)
+
+
+def test_after_a_signal_between_two_calls_the_store_is_closed(path: Path) -> None:
+    store = EventStore(path)
+    ending = Ending(store)
+    store.append("a", 1)
+    with on_signal(ending):
+        signal.raise_signal(signal.SIGINT)
+    assert (ending.flushed, ending.errors) == ([True], [])
+    assert store.closed
+
+
+def test_an_interrupt_while_the_thread_is_started_does_not_end_the_writing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with EventStore(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.append("a", 1)
+        store.append("a", 2)
+        assert store.flush()
+        assert payloads(store) == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+def test_the_counts_are_right_however_often_an_append_is_interrupted(path: Path) -> None:
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    returned = interrupted = 0
+    with EventStore(path, max_queue=10**6) as store:
+        gc.collect()
+        gc.disable()  # not the finaliser of something else should be interrupted
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        try:
+            while interrupted < 300:
+                try:
+                    armed = True
+                    store.append("a")
+                    armed = False
+                    returned += 1
+                except KeyboardInterrupt:
+                    interrupted += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+            gc.enable()
+        assert store.flush()
+        counts = store.stats()
+        assert (counts["uncommitted"], counts["dropped"]) == (0, 0)
+        # The event of an interrupted call is stored or not.
+        assert returned <= counts["stored"] <= returned + interrupted
+
+
+class Closing(logging.Handler):
+    """A log handler that closes the store, while somebody else does the same."""
+
+    def __init__(self, store: EventStore) -> None:
+        super().__init__()
+        self.store = store
+        self.entered = threading.Event()
+        self.left = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.entered.set()
+        until(lambda: self.store.closed)  # the other one has begun, and waits for this thread
+        self.store.close()
+        self.left.set()
+
+
+def test_a_log_handler_may_close_the_store_while_another_thread_does(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("agent_event_bus.store")
+    store = EventStore(path)
+    handler = Closing(store)
+    logger.addHandler(handler)
+    try:
+        with refusing(path, monkeypatch):
+            store.append("a", 1)
+            assert handler.entered.wait(DEADLINE)
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        assert handler.left.wait(DEADLINE)
+        closing.join(DEADLINE)
+        assert not closing.is_alive()
+    finally:
+        logger.removeHandler(handler)
+    with EventStore(path) as again:
+        assert payloads(again) == [1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="it is sent to a thread")
+def test_a_flush_that_is_interrupted_loses_nothing(path: Path) -> None:
+    with EventStore(path) as store:
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with on_signal(interrupt):
+            with writing_elsewhere(path):
+                store.append("a")
+                main = threading.get_ident()
+                timer = threading.Timer(0.05, signal.pthread_kill, [main, signal.SIGINT])
+                timer.start()
+                with pytest.raises(KeyboardInterrupt):
+                    store.flush()
+                timer.join()
+            assert store.flush()
+        assert names(store) == ["a"]
