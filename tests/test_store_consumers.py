@@ -221,3 +221,13 @@ def test_bad_conditions_are_refused(path: Path, conditions: dict[str, Any]) -> N
         with pytest.raises((ValueError, TypeError), match=next(iter(conditions))):
             store.prune(**conditions)
         assert numbers(store) == [1]
+
+
+def test_pruning_takes_no_time_for_numbers_that_have_no_event(path: Path) -> None:
+    with filled(path, 3) as store:
+        store.ack("c", 2)
+        with store._database.transaction() as connection:
+            connection.execute("UPDATE sqlite_sequence SET seq = 1000000000000")
+        assert asyncio.run(store.append_async("far")) == 10**12 + 1
+        assert store.prune(before_seq=10**13) == 1
+        assert numbers(store) == [1, 3, 10**12 + 1]

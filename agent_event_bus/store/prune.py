@@ -45,10 +45,11 @@ def prune(
         if not kept:
             return 0
         end = min(end, kept[0][0])
-    while first < end:
+    while first is not None and first < end:
         stop = min(first + STEP, end)
         with database.transaction() as connection:
             values = {"first": first, "stop": stop, "oldest": oldest}
             deleted += connection.execute(DELETE, values).rowcount
-        first = stop
+        # Where few are left, most numbers have no event.
+        ((first,),) = database.query("SELECT min(seq) FROM events WHERE seq >= ?", (stop,))
     return deleted
