@@ -151,6 +151,21 @@ def test_the_run_is_that_of_a_payload_which_is_a_mapping_and_has_one(
         assert [event.run_id for event in store.read()] == [run_id]
 
 
+def test_an_object_that_does_not_say_what_it_is_is_recorded(path: Path) -> None:
+    class Nameless:
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            raise RuntimeError("no")
+
+    bus = EventBus()
+    with EventStore(path) as store:
+        store.attach(bus)
+        bus.emit("a", Nameless())
+        store.flush()
+        assert [(event.name, event.form) for event in store.read()] == [("a", "repr")]
+        assert store.stats()["dropped"] == 0
+
+
 def test_a_time_that_is_no_number_is_an_event_that_is_not_recorded(path: Path) -> None:
     with EventStore(path) as store:
         for timestamp in (5, -0.0, 1.5, float("nan"), "now", True):

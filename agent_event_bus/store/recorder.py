@@ -124,12 +124,12 @@ class Capture:
 
 def run_id_of(payload: object) -> str | None:
     """Return the run that a payload belongs to, when it is a mapping that has one as text."""
-    if not isinstance(payload, Mapping):
-        return None
     try:
+        if not isinstance(payload, Mapping):
+            return None
         found = payload.get("run_id")
         return str.__str__(found) if isinstance(found, str) else None
-    except Exception:  # of a mapping of the user's
+    except Exception:  # of the user's: a mapping, or an attribute `__class__`
         return None
 
 
