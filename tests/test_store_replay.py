@@ -118,6 +118,21 @@ async def test_what_handlers_emit_during_a_replay_is_new_and_recorded(path: Path
         assert sorted(names(store)) == ["a", "a", "b", "b"]
 
 
+async def test_a_bus_that_the_replay_is_passed_on_to_does_not_record_it_either(path: Path) -> None:
+    bus = EventBus()
+    other = EventBus()
+    with filled(path, "a") as store:
+        store.attach(other)
+        bus.on("a", lambda payload: other.emit("a", payload))
+        assert await soon(store.replay(bus)) == 1
+        store.flush()
+        assert names(store) == ["a"]
+        bus.on("a", lambda payload: other.emit("a", [payload]))  # another payload
+        assert await soon(store.replay(bus)) == 1
+        store.flush()
+        assert payloads(store) == [1, [1]]
+
+
 async def test_what_a_task_emits_after_its_event_was_replayed_is_recorded(path: Path) -> None:
     bus = EventBus()
     other = EventBus()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import RLock
-from typing import Any
+from typing import Any, Callable, TypeVar
 from zlib import crc32
 
 from agent_event_bus.store.errors import StoreClosedError, StoreError
@@ -50,6 +50,8 @@ CREATE TABLE acks (
     PRIMARY KEY (consumer, seq)
 ) WITHOUT ROWID;
 """
+
+Result = TypeVar("Result")
 
 Row = tuple[str, str, int, float, "str | None"]
 """An event that has no number yet: name, payload as JSON text, form, timestamp, run id."""
@@ -249,7 +251,7 @@ class Database:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         return mark, version, tables is not None
 
-    def _retry(self, action: Any) -> Any:
+    def _retry(self, action: Callable[[], Result]) -> Result:
         """Do what may find another process writing, until it is our turn.
 
         The waits are short and random: those of SQLite grow to 0.1 s, in which a busy writer of
@@ -316,8 +318,7 @@ class Database:
                 except sqlite3.OperationalError as error:
                     if not is_busy(error):
                         raise
-                    numbers: list[int] = self._retry(lambda: insert(connection, rows))
-                    return numbers
+                    return self._retry(lambda: insert(connection, rows))
                 finally:
                     self._inside = False
             except sqlite3.Error as error:

@@ -47,9 +47,7 @@ class Matcher:
 
     def __init__(self, key: Any) -> None:
         self._all = key is None
-        self._verdicts: dict[str, bool] = {}
-        self._bus = EventBus()
-        self._names = EventBus()
+        self._bus = EventBus()  # which remembers what it has found for a name
         if not self._all:
             subscription = self._bus.subscribe(key, _nothing)
             if not all(isinstance(one, str) for one in subscription.keys):
@@ -60,12 +58,6 @@ class Matcher:
         """Say whether a name matches."""
         if self._all:
             return True
-        verdict = self._verdicts.get(name)
-        if verdict is None:
-            verdict = self._verdicts[name] = self._matches(name)
-        return verdict
-
-    def _matches(self, name: str) -> bool:
         try:
             return self._bus.has_handlers(name)
         except ValueError:
