@@ -385,5 +385,7 @@ def test_every_example_runs(example: Path, tmp_path: Path) -> None:
             "42 tokens\n42 tokens\nthe first tool was search\nrouted 6 events\nreplayed 6 events\n"
             "run.start: 1\nmodel.responded: 2\ntool.end: 2\nrun.end: 1\n"
         ),
+        # All of it is looked at in test_systems_together.py.
+        "support_agent": "runtime.tool_call_started: 2\nof one run 3\n",
     }
     assert result.stdout.endswith(expected[example.stem])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -101,6 +102,55 @@ def test_nor_does_one_in_the_middle_of_an_acknowledgement(
         assert 1 not in [event.seq for event in store.pending("billing")]
         counts = store.stats()
         assert (counts["stored"], counts["dropped"], counts["uncommitted"]) == (2, 1, 0)
+
+
+def test_a_signal_handler_that_acknowledges_in_the_middle_takes_nothing_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[str] = []
+    with EventStore(path) as store:
+        for number in range(3):
+            store.append("a", number)
+        assert store.flush()
+
+        def handle() -> None:
+            for acknowledge in (store.ack, store.ack_through):
+                try:
+                    acknowledge("billing", 2)
+                except StoreError as error:
+                    errors.append(str(error))
+
+        before(monkeypatch, ledger, "acknowledge")
+        with on_signal(handle):
+            store.ack("billing", 1)
+        assert len(errors) == 2
+        assert all("in the middle of a commit" in error for error in errors)
+        assert [event.seq for event in store.pending("billing")] == [2, 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_signal_handler_may_fork_in_the_middle_of_a_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    with EventStore(path) as store:
+        store.append("a", 1)
+        assert store.flush()
+
+        def handle() -> None:
+            child = os.fork()
+            if not child:
+                # Of the parent's commit it sees nothing, and it may write when that is over.
+                os._exit(0 if payloads(store) == [1] else 1)
+            codes.append(os.waitpid(child, 0)[1])
+
+        before(monkeypatch, ledger, "acknowledge")
+        with on_signal(handle):
+            store.ack("billing", 1)
+        assert codes == [0]
+        assert list(store.pending("billing")) == []
+        assert store.verify() == []
 
 
 def test_after_a_signal_between_two_calls_the_store_is_closed(path: Path) -> None:

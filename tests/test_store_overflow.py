@@ -181,6 +181,27 @@ def test_while_the_disk_refuses_the_queue_keeps_its_size(
         assert (kept[-1] == 49) == (overflow == "drop_oldest")
 
 
+def test_no_event_is_counted_twice_in_the_moment_of_its_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventStore(path) as store:
+        write = store._writer._write
+        counts: list[dict[str, int]] = []
+
+        def committed(group: Any) -> list[object]:
+            results = write(group)  # it is in the file now, and still counted as uncommitted
+            thread = threading.Thread(target=lambda: counts.append(store.stats()))
+            thread.start()
+            thread.join(0.05)
+            return results
+
+        monkeypatch.setattr(store._writer, "_write", committed)
+        store.append("a")
+        assert store.flush()
+        until(lambda: counts)
+        assert (counts[0]["stored"], counts[0]["uncommitted"]) == (1, 0)
+
+
 def test_the_counts_add_up_while_threads_overflow_the_queue(path: Path) -> None:
     with EventStore(path, max_queue=50) as store:
 

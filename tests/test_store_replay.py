@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import soon
-from stores import names, payloads
+from stores import names, payloads, writing_elsewhere
 
 from agent_event_bus import EventBus
 from agent_event_bus.store import EventStore
@@ -196,6 +196,20 @@ async def test_a_consumer_gets_what_it_has_not_acknowledged(path: Path) -> None:
         store.ack_through("billing", 3)
         assert await soon(store.replay(bus, consumer="billing")) == 0
         assert await soon(store.replay(bus, consumer="another")) == 3
+
+
+async def test_the_loop_goes_on_while_another_process_keeps_a_new_consumer_waiting(
+    path: Path,
+) -> None:
+    bus, log = listening()
+    with filled(path, "a") as store:
+        with writing_elsewhere(path):
+            replay = asyncio.ensure_future(store.replay(bus, consumer="new"))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert log == []
+        assert await soon(replay) == 1
+        assert log == [("a", 1)]
 
 
 async def test_auto_ack_acknowledges_what_was_delivered(path: Path) -> None:

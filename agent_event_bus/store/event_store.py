@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -311,7 +312,8 @@ class EventStore:
         """
         consumer = arguments.consumer(consumer)
         found = self._events(after, key, run_id, limit, consumer)
-        self._know(consumer)
+        if not self._knows(consumer):
+            self._know(consumer)
         return found
 
     def _events(
@@ -372,8 +374,9 @@ class EventStore:
         elif auto_ack:
             raise ValueError("auto_ack needs a consumer")
         found = self._events(after, key, run_id, None, consumer)
-        if consumer is not None:
-            self._know(consumer)
+        if consumer is not None and not self._knows(consumer):
+            # In a thread: the loop should not wait while another process writes.
+            await asyncio.get_running_loop().run_in_executor(None, self._know, consumer)
         return await replay.replay(self, bus, found, consumer, speed, auto_ack, self._reports)
 
     # Consumers
@@ -433,10 +436,12 @@ class EventStore:
         with self._database.transaction() as connection:
             ledger.acknowledge_through(connection, consumer, seq)
 
+    def _knows(self, consumer: str) -> bool:
+        return bool(self._database.query("SELECT 1 FROM consumers WHERE name = ?", (consumer,)))
+
     def _know(self, consumer: str) -> None:
-        if not self._database.query("SELECT 1 FROM consumers WHERE name = ?", (consumer,)):
-            with self._database.transaction() as connection:
-                ledger.know(connection, consumer)
+        with self._database.transaction() as connection:
+            ledger.know(connection, consumer)
 
     # Upkeep
 

@@ -242,7 +242,6 @@ class Writer:
         finally:
             with self.lock:
                 self._leave()
-                self._room.notify_all()  # who waits for room starts another
 
     def _leave(self) -> None:
         """Count on this thread no longer. The lock is held."""
