@@ -150,6 +150,18 @@ class TestRetries:
         await desk.handle(InboundEvent("s", "a"))
         assert [e.error for e in desk.sent] == ["KeyError"]
 
+    async def test_so_is_one_that_does_not_tell_its_text(self) -> None:
+        class Mute(Exception):  # noqa: N818
+            def __str__(self) -> str:
+                raise RuntimeError("no text")
+
+        async def respond(event: InboundEvent) -> str:
+            raise Mute
+
+        desk = Desk(respond, max_retries=0)
+        await desk.handle(InboundEvent("s", "a"))
+        assert [e.error for e in desk.sent] == ["Mute"]
+
     async def test_failures_are_logged_without_the_content(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -161,6 +161,21 @@ class TestStop:
         assert not worker.is_running()
         assert not worker.has_crashed()
 
+    def test_when_its_loop_was_closed_it_does_nothing(self) -> None:
+        worker = SubscriberWorker(SimpleNamespace(eventbus=None))
+
+        async def begin() -> None:
+            worker.start()
+            await turns()
+
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # which hears of the task it lost
+        loop.run_until_complete(begin())
+        loop.close()
+        assert not worker.is_running()
+        asyncio.run(worker.stop())
+        assert not worker.has_crashed()
+
 
 class TestTheEnd:
     async def test_an_exception_is_a_crash(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -182,6 +197,19 @@ class TestTheEnd:
         assert record.getMessage() == "Worker 'Waiting' crashed: boom"
         assert record.exc_info is not None
         assert record.exc_info[1] is error
+
+    async def test_an_error_that_does_not_tell_its_text_is_named_by_its_class(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Mute(Exception):  # noqa: N818
+            def __str__(self) -> str:
+                raise RuntimeError("no text")
+
+        worker = Waiting()
+        await crashed(worker, Mute())
+        await turns()
+        (record,) = caplog.records
+        assert record.getMessage() == "Worker 'Waiting' crashed: Mute"
 
     async def test_cancelled_or_returned_it_has_not_crashed(self) -> None:
         worker = Waiting()
@@ -255,4 +283,32 @@ class TestSubscriberWorker:
         worker = SubscriberWorker(SimpleNamespace(eventbus=bus))
         worker.subscribe(InboundEvent, print)
         await worker.stop()
+        assert bus.unsubscribe(print) == 0
+
+    async def test_what_it_subscribes_after_its_end_comes_beside_the_rest(self) -> None:
+        bus = EventBus()
+        worker = SubscriberWorker(SimpleNamespace(eventbus=bus))
+        log: list[str] = []
+        worker.subscribe(InboundEvent, lambda event: log.append("first"))
+        worker.start()
+        await turns()
+        await worker.stop()
+        worker.subscribe(InboundEvent, lambda event: log.append("second"))
+        worker.start()
+        await turns()
+        bus.start()
+        await bus.publish(InboundEvent("s", 1))
+        await soon(bus.join())
+        assert log == ["first", "second"]
+        await worker.stop()
+        await bus.stop()
+
+    async def test_cancelled_before_its_first_step_its_handlers_are_removed(self) -> None:
+        bus = EventBus()
+        worker = SubscriberWorker(SimpleNamespace(eventbus=bus))
+        worker.subscribe(InboundEvent, print)
+        task = worker.start()
+        task.cancel()
+        await soon(asyncio.wait([task]))
+        await turns()
         assert bus.unsubscribe(print) == 0

@@ -10,6 +10,7 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from agent_event_bus.worker.events import (
@@ -93,7 +94,7 @@ class Worker(ABC):
         who waits does not undo the stop.
         """
         task = self._task
-        if task is None or task.done():
+        if task is None or not Worker.is_running(self):
             return
         task.cancel()
         if task is not asyncio.current_task():
@@ -105,7 +106,8 @@ class Worker(ABC):
             return
         error = task.exception()
         if error is not None:
-            self.logger.error("Worker %r crashed: %s", type(self).__name__, error, exc_info=error)
+            text = text_of(error)
+            self.logger.error("Worker %r crashed: %s", type(self).__name__, text, exc_info=error)
 
 
 class SubscriberWorker(Worker):
@@ -139,7 +141,8 @@ class SubscriberWorker(Worker):
 
     async def run(self) -> None:
         """Have the handlers subscribed until it is cancelled."""
-        if not self._subscriptions:
+        if len(self._subscriptions) < len(self._handlers):
+            self._withdraw()  # what was subscribed since, so that all are in their order again
             self._subscriptions = [
                 self.context.eventbus.subscribe(event_class, handler)
                 for event_class, handler in self._handlers
@@ -153,6 +156,11 @@ class SubscriberWorker(Worker):
         """Remove the handlers and end. What a handler has begun is not cancelled."""
         self._withdraw()
         await super().stop()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        super()._ended(task)
+        if task is self._task:
+            self._withdraw()  # when it was cancelled before its first step
 
     def _withdraw(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, []
@@ -219,8 +227,7 @@ class AgentWorker(SubscriberWorker):
             await publish(again)
         else:
             self.logger.error("respond failed after %d retries", count, exc_info=error)
-            text = str(error) or type(error).__name__
-            await publish(OutboundEvent(event.session_id, "", error=text))
+            await publish(OutboundEvent(event.session_id, "", error=text_of(error)))
 
     async def _answer(self, event: InboundEvent) -> Any:
         """Return what ``respond`` returns, or raise ``_Failed``.
@@ -249,6 +256,14 @@ class AgentWorker(SubscriberWorker):
 
     async def _respond_to(self, event: InboundEvent) -> Any:
         return await self._respond(event)
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, the name of its class when it has none or does not tell."""
+    text = ""
+    with suppress(Exception):  # of a __str__ that somebody has written
+        text = str(error)
+    return text or type(error).__name__
 
 
 class _Failed(Exception):  # noqa: N818
