@@ -225,6 +225,15 @@ class TestOwnClasses:
         with pytest.raises(TypeError, match="Typed has a field 'type'"):
             Typed("s", 1).to_dict()
 
+    def test_a_field_of_the_name_event_type_does_not_change_the_type(self) -> None:
+        @dataclass
+        class Tagged(Event):
+            event_type: str = "Tagged"  # type: ignore[misc]
+
+        event = Tagged("s", 1, 2.0, "urgent")
+        assert event.to_dict()["type"] == "Tagged"
+        assert deserialize_event(serialize_event(event)) == event
+
     def test_a_field_that_is_computed_is_written_and_not_read(self) -> None:
         @dataclass
         class Measured(Event):

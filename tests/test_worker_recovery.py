@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from helpers import DEADLINE, soon, turns
@@ -303,6 +304,24 @@ class TestWhatCannotBeReadBack:
         assert contents(await delivered(EventBus(store=store))) == [1]
         assert "Stored event 1 cannot be read back" in caplog.text
 
+    async def test_so_is_what_its_class_refuses_today(
+        self, store: EventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @dataclass
+        class Checked(OutboundEvent):
+            limit: ClassVar[int] = 99
+
+            def __post_init__(self) -> None:
+                if len(self.content) > self.limit:
+                    raise ValueError(f"{self.content!r} is too long")
+
+        await published(EventBus(store=store), Checked("s", "a secret"), *outbound(1))
+        Checked.limit = 0
+        assert contents(await delivered(EventBus(store=store))) == [1]
+        assert "Stored event 1 cannot be read back" in caplog.text
+        assert "Checked raised ValueError" in caplog.text
+        assert "secret" not in caplog.text
+
     async def test_so_is_a_payload_that_was_withheld(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -318,6 +337,9 @@ class TestWhatCannotBeReadBack:
         self, store: EventStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Unreadable:
+            def flush(self) -> bool:
+                return True
+
             def pending(self, consumer: str, **options: Any) -> Iterator[Any]:
                 if options:
                     raise StoreError("disk I/O error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import soon, turns
+from helpers import DEADLINE, soon, turns
 from working import commits, contents, delivered, outbound, stored
 
 from agent_event_bus.store import EventStore, StoreClosedError, StoreError
@@ -23,6 +24,7 @@ from agent_event_bus.worker import (
     InboundEvent,
     NotSerializableError,
     OutboundEvent,
+    outbox,
 )
 
 
@@ -53,6 +55,22 @@ class Slow:
         if self.when == "after":
             await self.gate.wait()
         return number
+
+
+class Busy:
+    """A store whose file another process writes to, until it is told to flush."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+        self.other = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
+        self.other.execute("BEGIN IMMEDIATE")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def flush(self) -> bool:
+        self.other.execute("ROLLBACK")
+        return self.store.flush()
 
 
 class Full:
@@ -149,6 +167,20 @@ class TestDurable:
         bus = EventBus()
         await bus.publish(OutboundEvent("s", content))
         assert contents(await delivered(bus)) == [content]
+
+    async def test_so_is_what_has_become_so_while_its_publisher_waited_for_room(
+        self, store: EventStore
+    ) -> None:
+        bus = EventBus(store=store, maxsize=1)
+        content: list[object] = []
+        await bus.publish(outbound("first")[0])
+        publishing = asyncio.ensure_future(bus.publish(OutboundEvent("s", content)))
+        await turns()
+        content.append(object())
+        assert contents(await delivered(bus)) == ["first"]
+        with pytest.raises(NotSerializableError):
+            await soon(publishing)
+        assert stored(store) == ["first"]
 
 
 class TestRefused:
@@ -266,6 +298,24 @@ class TestCancelledPublish:
         asyncio.run(until_stored())
         assert contents(asyncio.run(delivered(bus))) == ["out", "in"]
 
+    def test_also_when_the_disk_is_slower_than_that(self, store: EventStore) -> None:
+        bus = EventBus(store=store)
+        busy = Busy(store)
+        again = EventBus(store=busy)  # type: ignore[arg-type]
+
+        async def begin() -> None:
+            publishing.append(asyncio.ensure_future(bus.publish(outbound("out")[0])))
+            await turns()
+
+        publishing: list[asyncio.Future[None]] = []
+        asyncio.run(begin())
+        assert publishing[0].cancelled()
+        assert stored(store) == []
+        try:
+            assert contents(asyncio.run(delivered(again))) == ["out"]
+        finally:
+            busy.other.close()
+
 
 class TestStop:
     async def test_it_waits_for_what_is_on_its_way_to_the_disk(self, store: EventStore) -> None:
@@ -343,6 +393,14 @@ class TestContext:
         with pytest.raises(StoreError):
             EventBus(self.context(tmp_path / "x.db"))
 
+    @pytest.mark.parametrize("path", ["folder", "folder/mine.db"])
+    def test_a_folder_that_cannot_be_made_is_refused_by_the_store(
+        self, tmp_path: Path, path: str
+    ) -> None:
+        (tmp_path / "folder").write_text("which is none")
+        with pytest.raises(StoreError, match=r"\.db': no folder for it: "):
+            EventBus(self.context(tmp_path / path))
+
     async def test_a_stopped_bus_has_closed_its_store_and_opens_it_again_when_used(
         self, tmp_path: Path
     ) -> None:
@@ -375,4 +433,27 @@ class TestContext:
         bus.start()
         await soon(inside.wait())
         await soon(bus.stop(timeout=0))
+        assert not is_open(tmp_path)
+
+    async def test_so_has_one_that_was_still_reading(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reading, go_on = threading.Event(), threading.Event()
+
+        class SlowToRead(EventStore):
+            def pending(self, consumer: str, *args: Any, **options: Any) -> Iterator[Any]:
+                found = super().pending(consumer, *args, **options)
+                if options:
+                    reading.set()
+                    assert go_on.wait(DEADLINE)
+                return found
+
+        monkeypatch.setattr(outbox, "EventStore", SlowToRead)
+        bus = EventBus(self.context(tmp_path))
+        bus.start()
+        while not reading.is_set():
+            await turns()
+        await soon(bus.stop(timeout=0))
+        go_on.set()
+        await asyncio.get_running_loop().shutdown_default_executor()  # the thread has ended
         assert not is_open(tmp_path)

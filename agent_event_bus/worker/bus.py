@@ -153,7 +153,6 @@ class EventBus(Worker):
         self._bind()
         queue = self._queue
         outbox = self._outbox if isinstance(event, OutboundEvent) else None
-        payload = {} if outbox is None else outbox.payload_of(event)
         try:
             await queue.reserve(self._is_delivering())
         except BaseException:
@@ -162,14 +161,12 @@ class EventBus(Worker):
         if outbox is None:
             queue.put(Entry(event))
             return
-        await self._see_through(self._commit(outbox, queue, event, payload))
+        await self._see_through(self._commit(outbox, queue, event))
 
-    async def _commit(
-        self, outbox: Outbox, queue: EventQueue, event: Event, payload: dict[str, Any]
-    ) -> None:
+    async def _commit(self, outbox: Outbox, queue: EventQueue, event: Event) -> None:
         """Store an event and queue it, in the place that was reserved for it."""
         try:
-            entry = await outbox.append(event, payload)
+            entry = await outbox.append(event)
         except BaseException:
             queue.release()
             self._tell_joining()

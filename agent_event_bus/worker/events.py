@@ -79,7 +79,7 @@ class Event:
         Raises:
             TypeError: A subclass has a field of the name ``type``.
         """
-        values: dict[str, Any] = {"type": self.event_type}
+        values: dict[str, Any] = {"type": type(self).event_type}  # whatever fields it has
         for each in dataclasses.fields(self):
             if each.name == "type":
                 raise TypeError(f"{_place(type(self))} has a field 'type', the key of the class")
@@ -111,17 +111,7 @@ class Event:
             found = _class_of(data["type"])
             if not issubclass(found, cls):
                 raise ValueError(f"{data['type']} is no {cls.__name__}")
-        taken: dict[str, Any] = {}
-        for each in dataclasses.fields(found):
-            if not each.init:
-                continue
-            if each.name in data:
-                taken[each.name] = data[each.name]
-            elif (
-                each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-            ):
-                raise ValueError(f"{found.event_type} needs the field {each.name!r}")
-        return cast(E, found(**taken))
+        return cast(E, found(**_arguments_of(found, data)))
 
 
 _classes[Event.event_type] = Event
@@ -184,12 +174,35 @@ def deserialize_event(data: str | bytes | Mapping[str, Any]) -> Event:
     """
     if isinstance(data, (bytes, bytearray)):
         data = bytes(data).decode("utf-8")
-    fields: object = decode(data) if isinstance(data, str) else data
+    found, values = parse_event(decode(data) if isinstance(data, str) else data)
+    return found(**values)
+
+
+def parse_event(fields: object) -> tuple[type[Event], dict[str, Any]]:
+    """Return the class of a serialised event, and the arguments that make the event of it.
+
+    Raises:
+        ValueError: As of ``deserialize_event``; its text has no values of fields but the type.
+    """
     if not isinstance(fields, Mapping):
         raise ValueError("a serialised event is a JSON object")
     if "type" not in fields:
         raise ValueError("a serialised event has a type")
-    return Event.from_dict(fields)
+    found = _class_of(fields["type"])
+    return found, _arguments_of(found, fields)
+
+
+def _arguments_of(found: type[Event], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose from a dict what a class is made of."""
+    taken: dict[str, Any] = {}
+    for each in dataclasses.fields(found):
+        if not each.init:
+            continue
+        if each.name in data:
+            taken[each.name] = data[each.name]
+        elif each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{found.event_type} needs the field {each.name!r}")
+    return taken
 
 
 def _class_of(name: object) -> type[Event]:

@@ -11,12 +11,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from agent_event_bus.store import EventStore, StoreError
 from agent_event_bus.store.encoding import encode
-from agent_event_bus.worker.events import Event, NotSerializableError, deserialize_event
+from agent_event_bus.worker.events import Event, NotSerializableError, parse_event
 from agent_event_bus.worker.queue import Entry
 
 __all__ = ["Outbox", "database_of"]
@@ -59,7 +60,11 @@ class Outbox:
         with self._lock:
             if self._opened is None:
                 assert self._path is not None
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    said = error.strerror or type(error).__name__
+                    raise StoreError(f"{str(self._path)!r}: no folder for it: {said}") from error
                 self._opened = EventStore(self._path)
             return self._opened
 
@@ -80,28 +85,14 @@ class Outbox:
 
     # Events on their way
 
-    @staticmethod
-    def payload_of(event: Event) -> dict[str, Any]:
-        """Return what is stored of an event.
+    async def append(self, event: Event) -> Entry:
+        """Store an event as it is now, and return the entry for it once it is durable.
 
         Raises:
             NotSerializableError: Something in it would not come back as it is.
-        """
-        payload = event.to_dict()
-        _, form = encode(payload)
-        if form:
-            raise NotSerializableError(
-                f"{type(event).__name__} has something in it that cannot be serialised,"
-                " and so cannot be made durable"
-            )
-        return payload
-
-    async def append(self, event: Event, payload: dict[str, Any]) -> Entry:
-        """Store an event, and return the entry for it once it is durable.
-
-        Raises:
             StoreError: The store has not taken it.
         """
+        payload = _payload_of(event)
         session: object = event.session_id  # whatever a caller has made of it
         run_id = session if isinstance(session, str) else None
         seq = await self.store.append_async(self._event_name, payload, run_id=run_id)
@@ -191,28 +182,40 @@ class Outbox:
         """Read what is not acknowledged, in a thread: it takes as long as the disk does."""
         self._forgotten = set()
         try:
-            return await asyncio.to_thread(self._read)
+            # The store as it is now: cancelled, the thread goes on, and must not open it again.
+            return await asyncio.to_thread(self._read, self.store)
         except BaseException:
             self._forgotten = None
             raise
 
-    def _read(self) -> list[tuple[int, Event]]:
+    def _read(self, store: EventStore) -> list[tuple[int, Event]]:
         """Do it.
 
         What cannot be read back as an event is logged, left out, and kept in the store.
         """
-        self._sweep()
+        with suppress(StoreError):  # of a disk that refuses: then nothing is on its way any more
+            # What was on its way to the disk when a loop ended is nowhere else.
+            store.flush()
+        self._sweep(store)
         found: list[tuple[int, Event]] = []
-        for stored in self.store.pending(self._consumer, key=self._event_name):
+        for stored in store.pending(self._consumer, key=self._event_name):
             try:
                 if stored.form != "value":
                     raise ValueError(f"its payload was stored in the form {stored.form!r}")
-                found.append((stored.seq, deserialize_event(stored.payload)))
+                event_class, values = parse_event(stored.payload)
+            except ValueError as error:
+                self._report_unreadable(stored.seq, str(error))
+                continue
+            try:
+                found.append((stored.seq, event_class(**values)))
             except Exception as error:
-                self._logger.error(
-                    "Stored event %d cannot be read back, and is kept: %s", stored.seq, error
-                )
+                # The text of such an error may have contents of the event.
+                said = f"{event_class.event_type} raised {type(error).__name__}"
+                self._report_unreadable(stored.seq, said)
         return found
+
+    def _report_unreadable(self, seq: int, reason: str) -> None:
+        self._logger.error("Stored event %d cannot be read back, and is kept: %s", seq, reason)
 
     def entries_for(self, found: Iterable[tuple[int, Event]], queued: set[int]) -> list[Entry]:
         """Return entries for what was read, but for those that are queued or acknowledged."""
@@ -238,12 +241,12 @@ class Outbox:
         For a store that has events of others, too: the ledger would remember every acknowledgement
         after the first of these one by one, and nothing after it could ever be pruned.
         """
-        await asyncio.to_thread(self._sweep)
+        await asyncio.to_thread(self._sweep, self.store)
 
-    def _sweep(self) -> None:
+    def _sweep(self, store: EventStore) -> None:
         self._unswept = 0
         try:
-            self._acknowledge_foreign(self.store)
+            self._acknowledge_foreign(store)
         except StoreError as error:
             self._logger.warning("The ledger of the store could not be tidied up: %s", error)
 
@@ -256,6 +259,22 @@ class Outbox:
         last = self._highest or store.stats()["last_seq"]
         own = next(store.pending(self._consumer, key=self._event_name, limit=1), None)
         store.ack_through(self._consumer, last if own is None else own.seq - 1)
+
+
+def _payload_of(event: Event) -> dict[str, Any]:
+    """Return what is stored of an event.
+
+    Raises:
+        NotSerializableError: Something in it would not come back as it is.
+    """
+    payload = event.to_dict()
+    _, form = encode(payload)
+    if form:
+        raise NotSerializableError(
+            f"{type(event).__name__} has something in it that cannot be serialised,"
+            " and so cannot be made durable"
+        )
+    return payload
 
 
 def database_of(context: Any) -> Path | None:
