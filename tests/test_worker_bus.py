@@ -331,6 +331,25 @@ class TestLoops:
             publishing.result(DEADLINE)
         await bus.stop()
 
+    def test_so_it_is_while_the_loop_that_it_runs_in_has_paused(self) -> None:
+        bus = EventBus()
+        log: list[Any] = []
+        bus.subscribe(Event, log.append)
+
+        async def begin() -> None:
+            bus.start()
+            await bus.publish(Event("s", 1))
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin())
+        with pytest.raises(RuntimeError, match="in use in another event loop"):
+            asyncio.run(bus.publish(Event("s", 2)))
+        loop.run_until_complete(soon(bus.join()))
+        loop.run_until_complete(soon(bus.stop()))
+        asyncio.run(delivered(bus, Event("s", 3)))  # the first loop is done with it
+        loop.close()
+        assert contents(log) == [1, 3]
+
     def test_a_loop_that_was_closed_under_it_takes_nothing_with_it(self) -> None:
         bus = EventBus(maxsize=1)
         log: list[Any] = []

@@ -190,6 +190,23 @@ class TestTimeout:
         assert after == ["not cancelled"]
         assert gate.ended == "cancelled"
 
+    async def test_also_when_two_have_no_more_time(self) -> None:
+        bus = EventBus()
+        gate = Gate()
+        bus.subscribe(Event, gate.wait)
+        await bus.publish(Event("s", 1))
+
+        async def main() -> str:
+            await bus.run()
+            await turns()
+            return "not cancelled"
+
+        task = asyncio.ensure_future(main())
+        await turns()
+        await soon(asyncio.gather(bus.stop(timeout=0), bus.stop(timeout=0)))
+        assert await soon(task) == "not cancelled"
+        assert gate.ended == "cancelled"
+
     @pytest.mark.parametrize("timeout", [-1, math.nan])
     async def test_below_0_is_refused(self, timeout: float) -> None:
         with pytest.raises(ValueError, match="timeout must be at least 0"):

@@ -95,7 +95,7 @@ class EventBus(Worker):
         self._in_hand: Entry | None = None
         self._recovered = False  # whether the run that is on has recovered
         self._stopping = False
-        self._out_of_time = False
+        self._cancels = 0  # how often stop() has cancelled the run that is on
         self._runner: asyncio.Task[Any] | None = None  # the task that is in run()
         self._end: asyncio.Future[None] | None = None  # of the run that is on
         self._joining: set[asyncio.Future[None]] = set()
@@ -217,7 +217,7 @@ class EventBus(Worker):
         try:
             await self._deliver_all()
         except asyncio.CancelledError:
-            if not self._out_of_time or self._is_cancelled_by_others():
+            if not self._cancels or self._is_cancelled_by_others():
                 raise
         finally:
             if self._end is end:  # otherwise its loop was closed, and the bus has left it
@@ -226,7 +226,7 @@ class EventBus(Worker):
     def _finish(self, end: asyncio.Future[None]) -> None:
         """Make the bus ready for another run."""
         self._end = self._runner = None
-        self._out_of_time = False
+        self._cancels = 0
         stopped, self._stopping = self._stopping, False
         if not end.get_loop().is_closed():
             end.set_result(None)
@@ -340,9 +340,9 @@ class EventBus(Worker):
         assert ended is not None
         done, _ = await asyncio.wait([ended], timeout=limit)
         if not done:
-            self._out_of_time = True
             running = self._runner if self._runner is not None else self._task
             if running is not None:
+                self._cancels += 1
                 running.cancel()
             await asyncio.wait([ended])
             await self._commits_done()
@@ -350,8 +350,8 @@ class EventBus(Worker):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         super()._ended(task)
-        if self._end is None:
-            self._stopping = self._out_of_time = False  # of a task that never got as far as run()
+        if self._end is None and task is self._task:
+            self._stopping, self._cancels = False, 0  # of a task that never got as far as run()
 
     async def _commits_done(self) -> None:
         """Wait for what is on its way to the disk now."""
@@ -458,15 +458,19 @@ class EventBus(Worker):
         loop = asyncio.get_running_loop()
         before = self._loop
         if before is not loop:
-            if before is not None and before.is_running():
+            if before is not None and before.is_closed():
+                self._leave_loop()
+            elif before is not None and (before.is_running() or self._has_who_waits()):
                 raise RuntimeError(
                     "the bus is in use in another event loop;"
                     " asyncio.run_coroutine_threadsafe() publishes from other threads"
                 )
-            if before is not None and before.is_closed():
-                self._leave_loop()
             self._loop = loop
         return loop
+
+    def _has_who_waits(self) -> bool:
+        """Whether there are tasks that go on when the loop of the bus does, which has paused."""
+        return bool(self.is_running() or self._commits or self._joining or self._queue.is_awaited())
 
     def _leave_loop(self) -> None:
         """Let go of all that has waited in a loop that was closed under it, and never goes on."""
@@ -476,7 +480,8 @@ class EventBus(Worker):
         self._queue = self._queue.successor()
         self._commits, self._joining = set(), set()
         self._end = self._runner = None
-        self._recovered = self._stopping = self._out_of_time = False
+        self._recovered = self._stopping = False
+        self._cancels = 0
 
     def _is_delivering(self) -> bool:
         """Whether the caller runs on behalf of an event that this bus has in hand."""
@@ -488,10 +493,14 @@ class EventBus(Worker):
         return False
 
     def _is_cancelled_by_others(self) -> bool:
-        """Take back the cancellation that stop() has asked for, and say whether there are more."""
-        task = asyncio.current_task()
-        uncancel = getattr(task, "uncancel", None)  # from Python 3.11 on
-        return uncancel is not None and uncancel() > 0
+        """Take back the cancellations that stop() has asked for, and say whether there are more."""
+        uncancel = getattr(asyncio.current_task(), "uncancel", None)  # from Python 3.11 on
+        if uncancel is None:
+            return False
+        left = 0
+        for _ in range(self._cancels):
+            left = uncancel()
+        return left > 0
 
 
 def _seconds(timeout: object) -> float | None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class EventQueue:
         self._entries: deque[Entry] = deque()
         self._reserved = 0
         self._last_seq = 0
-        self._publishers: deque[Waiter] = deque()
+        self._publishers: OrderedDict[Waiter, None] = OrderedDict()  # in the order of the calls
         self._consumer: Waiter | None = None
 
     def successor(self) -> EventQueue:
@@ -71,7 +70,11 @@ class EventQueue:
 
     def is_idle(self) -> bool:
         """Whether nothing is queued, and nobody has reserved a place or waits for one."""
-        return not (self._entries or self._reserved or self._publishers)
+        return not (self._entries or self.is_awaited())
+
+    def is_awaited(self) -> bool:
+        """Whether somebody has reserved a place or waits for one."""
+        return bool(self._reserved or self._publishers)
 
     # Places
 
@@ -85,15 +88,14 @@ class EventQueue:
             self._reserved += 1
             return
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._publishers.append(waiter)
+        self._publishers[waiter] = None
         try:
             await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
                 self.release()  # a place came together with the cancellation
             else:
-                with suppress(ValueError):
-                    self._publishers.remove(waiter)
+                self._publishers.pop(waiter, None)
             raise
 
     def release(self) -> None:
@@ -107,7 +109,7 @@ class EventQueue:
     def _hand_on(self) -> None:
         """Give places that are free to those who have waited longest."""
         while self._publishers and not self._is_full():
-            waiter = self._publishers.popleft()
+            waiter, _ = self._publishers.popitem(last=False)
             if not waiter.done():
                 self._reserved += 1
                 waiter.set_result(None)
