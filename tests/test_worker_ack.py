@@ -101,6 +101,19 @@ class TestOneEvent:
         assert await way(bus, OutboundEvent.from_dict(event.to_dict())) is False
 
     @both
+    async def test_what_was_recovered_is_older_than_what_was_published_before(
+        self, store: EventStore, way: Ack
+    ) -> None:
+        (event,) = outbound("same")
+        await EventBus(store=store).publish(event)
+        bus = EventBus(store=store)
+        await bus.publish(event)
+        await delivered(bus)
+        assert open_numbers(store) == [1, 2]
+        assert await way(bus, OutboundEvent.from_dict(event.to_dict())) is True
+        assert open_numbers(store) == [2]
+
+    @both
     async def test_an_object_that_was_published_twice_is_two_events(
         self, store: EventStore, way: Ack
     ) -> None:

@@ -130,7 +130,8 @@ class Outbox:
             if self._claimed(entry):
                 return entry
         with self._lock:
-            entries = list(self._open.values())
+            # What was recovered came later than what was published before, and is older.
+            entries = [self._open[seq] for seq in sorted(self._open)]
         for entry in entries:
             # Outside of the lock, because a class may have an __eq__ of its own.
             if entry.delivered and entry.event == event and self._claimed(entry):
