@@ -261,7 +261,6 @@ class EventBus(Worker):
 
     async def _recover(self, outbox: Outbox) -> None:
         """Queue what the store has and nobody has acknowledged."""
-        await self._commits_done()
         found = await outbox.pending()
         # What was published meanwhile may be among it. When its commit is done it is in the queue.
         await self._commits_done()
