@@ -183,6 +183,25 @@ class TestHandlersThatPublish:
         assert await is_waiting(tasks[0])
         assert await run_to_the_end(bus) == [2, "late"]
 
+    async def test_nor_do_handlers_of_a_bus_that_a_handler_runs(self) -> None:
+        outer, inner = EventBus(maxsize=1), EventBus()
+        inner.subscribe(Event, outer.publish)
+
+        async def handler(event: Event) -> None:
+            if event.content:
+                return
+            inner.start()
+            for content in (1, 2, 3):
+                await inner.publish(Event("s", content))
+            await inner.join()
+            await inner.stop()
+
+        outer.subscribe(Event, handler)
+        outer.start()
+        await outer.publish(Event("s", 0))
+        await soon(outer.join())
+        await outer.stop()
+
     async def test_handlers_of_another_bus_wait(self) -> None:
         first, second = EventBus(maxsize=1), EventBus(maxsize=1)
         first.subscribe(Event, second.publish)
@@ -241,6 +260,18 @@ class TestJoin:
         await turns()
         assert await run_to_the_end(bus) == [1, 2, 3]
         assert all(task.done() for task in tasks)
+
+    async def test_not_for_one_that_is_cancelled_when_it_gets_room(self) -> None:
+        bus = EventBus(maxsize=1)
+        tasks = publishing(bus, 1, 2)
+        bus.subscribe(Event, lambda event: tasks[1].cancel())
+        await turns()
+        joining = asyncio.ensure_future(bus.join())
+        await turns()
+        bus.start()
+        await soon(joining)
+        assert tasks[1].cancelled()
+        await bus.stop()
 
     async def test_it_may_be_called_before_the_bus_runs(self) -> None:
         bus = EventBus()

@@ -271,10 +271,23 @@ class TestTheSameBusAgain:
 
         with bus.subscribe(OutboundEvent, handler):
             bus.start()
-            await published(bus, *outbound(1, 2))
+            await published(bus, *outbound(1))
             await soon(inside.wait())
             await soon(bus.stop(timeout=0))
+        await soon(bus.join())  # there is nothing to wait for
+        await published(bus, *outbound(2))
         assert contents(await delivered(bus)) == [2]
+
+    async def test_to_join_is_to_wait_for_what_is_delivered_again(self, store: EventStore) -> None:
+        bus = EventBus(store=store)
+        await published(bus, *outbound(1))
+        log: list[Any] = []
+        bus.subscribe(Event, log.append)
+        for times in (1, 2, 3):
+            bus.start()
+            await soon(bus.join())
+            assert contents(log) == [1] * times
+            await soon(bus.stop())
 
 
 class TestWhatCannotBeReadBack:

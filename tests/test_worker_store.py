@@ -191,6 +191,17 @@ class TestRefused:
         await bus.publish(InboundEvent("s", "b"))
         assert contents(await delivered(bus)) == ["b"]
 
+    async def test_nobody_waits_for_it_to_be_delivered(self, store: EventStore) -> None:
+        bus = EventBus(store=Full(store))  # type: ignore[arg-type]
+        bus.start()
+        await soon(bus.join())
+        publishing = asyncio.ensure_future(bus.publish(outbound("a")[0]))
+        await asyncio.sleep(0)
+        await soon(bus.join())
+        with pytest.raises(StoreError):
+            await publishing
+        await bus.stop()
+
     async def test_its_place_is_free_again(self, store: EventStore) -> None:
         bus = EventBus(store=Full(store), maxsize=1)  # type: ignore[arg-type]
         for _ in range(3):
@@ -322,7 +333,7 @@ class TestStop:
         slow = Slow(store, "before")
         bus = EventBus(store=slow)  # type: ignore[arg-type]
         bus.start()
-        await turns()
+        await soon(bus.join())
         publishing = asyncio.ensure_future(bus.publish(outbound("a")[0]))
         await turns()
         stopping = asyncio.ensure_future(bus.stop())
@@ -433,6 +444,51 @@ class TestContext:
         bus.start()
         await soon(inside.wait())
         await soon(bus.stop(timeout=0))
+        assert not is_open(tmp_path)
+
+    async def test_so_has_one_with_an_event_on_its_way_to_the_disk(self, tmp_path: Path) -> None:
+        bus = EventBus(self.context(tmp_path))
+        publishing = asyncio.ensure_future(bus.publish(OutboundEvent("s", "a")))
+        await asyncio.sleep(0)
+        await soon(bus.stop())
+        await soon(publishing)
+        assert not is_open(tmp_path)
+
+    async def test_one_that_was_started_again_meanwhile_keeps_it_open(self, tmp_path: Path) -> None:
+        bus = EventBus(self.context(tmp_path))
+        publishing = asyncio.ensure_future(bus.publish(OutboundEvent("s", "a")))
+        await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(bus.stop())  # which waits for that
+        await asyncio.sleep(0)
+        bus.start()
+        await soon(bus.join())
+        await soon(asyncio.gather(publishing, stopping))
+        assert is_open(tmp_path)
+        await soon(bus.stop())
+        assert not is_open(tmp_path)
+
+    @pytest.mark.parametrize("later", [0, 1, 2])
+    async def test_so_has_one_whose_handler_publishes_at_its_end(
+        self, tmp_path: Path, later: int
+    ) -> None:
+        bus = EventBus(self.context(tmp_path))
+        inside = asyncio.Event()
+        publishing: list[asyncio.Task[None]] = []
+
+        async def handler(event: InboundEvent) -> None:
+            inside.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                publishing.append(asyncio.ensure_future(bus.publish(OutboundEvent("s", "a"))))
+                await turns(later)
+
+        bus.subscribe(InboundEvent, handler)
+        bus.start()
+        await bus.publish(InboundEvent("s", "q"))
+        await soon(inside.wait())
+        await soon(bus.stop(timeout=0))
+        await soon(publishing[0])
         assert not is_open(tmp_path)
 
     async def test_so_has_one_that_was_still_reading(

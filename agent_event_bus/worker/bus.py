@@ -333,7 +333,7 @@ class EventBus(Worker):
             return
         self._stopping = True
         self._queue.wake()
-        if self._is_delivering() or asyncio.current_task() is self._runner:
+        if self._is_delivering():
             return
         ended = self._end if self._end is not None else self._task
         assert ended is not None
