@@ -61,6 +61,15 @@ async def with_delivered(store: EventStore, *events: Event) -> EventBus:
     return bus
 
 
+async def cancel_all() -> None:
+    """Cancel every other task, as `asyncio.run` does at its end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await soon(asyncio.gather(*others, return_exceptions=True))
+
+
 def open_numbers(store: EventStore) -> list[int]:
     return [event.seq for event in store.pending("worker")]
 
@@ -263,6 +272,40 @@ class TestCancelled:
         assert contents(await delivered(bus)) == ["a"]
         assert "acknowledged it was cancelled: disk is full" in caplog.text
         assert bus.ack(event) is True
+
+    @pytest.mark.parametrize("later", range(5))
+    def test_when_the_loop_ends_before_the_next_run_sees_it_through(
+        self, store: EventStore, later: int
+    ) -> None:
+        first, second = outbound("a", "b")
+        bus = asyncio.run(with_delivered(store, first, second))
+
+        async def begin() -> None:
+            acknowledging.append(asyncio.ensure_future(bus.ack_async(first)))
+            await turns(1 + later)
+            await cancel_all()
+
+        acknowledging: list[asyncio.Future[bool]] = []
+        asyncio.run(begin())
+        assert contents(asyncio.run(delivered(bus))) == ["b"]
+        assert open_numbers(store) == [2]
+
+    def test_if_that_fails_it_is_logged_and_the_event_is_delivered_again(
+        self, store: EventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        refusing: Any = TestRefused.Refusing(store)
+        (event,) = outbound("a")
+        bus = asyncio.run(with_delivered(refusing, event))
+
+        async def begin() -> None:
+            acknowledging.append(asyncio.ensure_future(bus.ack_async(event)))
+            await turns(1)
+            await cancel_all()
+
+        acknowledging: list[asyncio.Future[bool]] = []
+        asyncio.run(begin())
+        assert contents(asyncio.run(delivered(bus))) == ["a"]
+        assert "Event 1 could not be acknowledged: disk is full" in caplog.text
 
     async def test_in_another_loop_meanwhile_it_is_refused(
         self, store: EventStore, other: LoopThread

@@ -277,6 +277,22 @@ class TestCancelledPublish:
         assert contents(await delivered(bus)) == []
         assert stored(store) == []
 
+    async def test_when_all_tasks_are_cancelled_it_leaves_its_place(
+        self, store: EventStore
+    ) -> None:
+        bus = EventBus(store=store, maxsize=1)
+        publishing = asyncio.ensure_future(bus.publish(outbound("a")[0]))
+        await asyncio.sleep(0)  # what stores it is made, and has not begun
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await soon(asyncio.wait(others))
+        assert publishing.cancelled()
+        await soon(bus.join())
+        await soon(bus.publish(outbound("b")[0]))
+        assert contents(await delivered(bus)) == ["b"]
+        assert stored(store) == ["b"]
+
     async def test_one_that_is_then_refused_is_logged(
         self, store: EventStore, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EventBus"]
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 GIVE_WAY_AFTER = 0.001
 """Seconds that events may follow each other before the rest of the event loop has a turn."""
@@ -91,7 +92,7 @@ class EventBus(Worker):
             self._outbox = Outbox(store, path, name, self.logger)
             self._outbox.introduce()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._commits: set[asyncio.Task[None]] = set()
+        self._commits: set[asyncio.Task[Any]] = set()
         self._in_hand: Entry | None = None
         self._recovered = False  # whether the run that is on has recovered
         self._stopping = False
@@ -161,24 +162,28 @@ class EventBus(Worker):
         if outbox is None:
             queue.put(Entry(event))
             return
-        await self._see_through(self._commit(outbox, queue, event))
 
-    async def _commit(self, outbox: Outbox, queue: EventQueue, event: Event) -> None:
-        """Store an event and queue it, in the place that was reserved for it."""
-        try:
-            entry = await outbox.append(event)
-        except BaseException:
-            queue.release()
-            self._tell_joining()
-            raise
-        queue.put(entry)
+        def settle(commit: asyncio.Task[Entry]) -> None:
+            # Here, because a task that is cancelled before its first step does nothing itself.
+            if commit.cancelled() or commit.exception() is not None:
+                queue.release()
+                self._tell_joining()
+            else:
+                queue.put(commit.result())
 
-    async def _see_through(self, commit: Coroutine[Any, Any, None]) -> None:
+        await self._see_through(outbox.append(event), settle)
+
+    async def _see_through(
+        self,
+        commit: Coroutine[Any, Any, T],
+        settle: Callable[[asyncio.Task[T]], None],
+    ) -> None:
         """Await something that goes to the disk, and have it go on if the caller is cancelled.
 
-        It cannot be called back, so the queue and the outbox have to learn how it ended.
+        It cannot be called back, so `settle` has to learn how it ended.
         """
         task = asyncio.ensure_future(commit)
+        task.add_done_callback(settle)
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
         try:
@@ -187,7 +192,7 @@ class EventBus(Worker):
             task.add_done_callback(self._report_commit)
             raise
 
-    def _report_commit(self, task: asyncio.Task[None]) -> None:
+    def _report_commit(self, task: asyncio.Task[Any]) -> None:
         """Say that something was not stored when nobody waits for it any more."""
         if not task.cancelled() and task.exception() is not None:
             self.logger.error(
@@ -442,7 +447,13 @@ class EventBus(Worker):
         entry = self._claim(event)
         if entry is None or self._outbox is None:
             return False
-        await self._see_through(self._outbox.acknowledge_async(entry))
+        outbox = self._outbox
+
+        def settle(commit: asyncio.Task[None]) -> None:
+            if commit.cancelled():  # at the end of the loop, on its way or before its first step
+                outbox.postpone(entry)
+
+        await self._see_through(outbox.acknowledge_async(entry), settle)
         return True
 
     def _claim(self, event: Event) -> Entry | None:

@@ -48,6 +48,7 @@ class Outbox:
         self._open: dict[int, Entry] = {}
         self._by_object: dict[int, list[Entry]] = {}  # by the id of the event, which they hold
         self._lock = threading.RLock()  # acknowledgements may come in any thread
+        self._postponed: list[Entry] = []  # acknowledgements for the next `pending`
         self._unswept = 0
         self._highest = 0  # the highest number of an event that this object has stored
         self._forgotten: set[int] | None = None  # what is acknowledged while `pending` reads
@@ -145,23 +146,19 @@ class Outbox:
             entry.acked = True
             return True
 
-    def acknowledge(self, entry: Entry) -> None:
+    def acknowledge(self, entry: Entry, store: EventStore | None = None) -> None:
         """Make the acknowledgement of a chosen entry durable."""
         assert entry.seq is not None
+        store = self.store if store is None else store
         try:
-            self.store.ack(self._consumer, entry.seq)
+            store.ack(self._consumer, entry.seq)
         except BaseException:
             entry.acked = False
             raise
         self._forget(entry.seq)
 
     async def acknowledge_async(self, entry: Entry) -> None:
-        """Do the same and leave the loop to others meanwhile.
-
-        At the end of the loop it may be cancelled while it is on its way to the disk. The entry
-        then stays what it is, acknowledged, so that a recovery that is faster does not take it for
-        open.
-        """
+        """Do the same and leave the loop to others meanwhile; cancelled, it is to be postponed."""
         assert entry.seq is not None
         try:
             await self.store.ack_async(self._consumer, entry.seq)
@@ -169,6 +166,10 @@ class Outbox:
             entry.acked = False
             raise
         self._forget(entry.seq)
+
+    def postpone(self, entry: Entry) -> None:
+        """Leave an acknowledgement that may not have reached the disk to the next recovery."""
+        self._postponed.append(entry)
 
     def _forget(self, seq: int) -> None:
         with self._lock:
@@ -182,21 +183,28 @@ class Outbox:
     async def pending(self) -> list[tuple[int, Event]]:
         """Read what is not acknowledged, in a thread: it takes as long as the disk does."""
         self._forgotten = set()
+        postponed, self._postponed = self._postponed, []
         try:
             # The store as it is now: cancelled, the thread goes on, and must not open it again.
-            return await asyncio.to_thread(self._read, self.store)
+            return await asyncio.to_thread(self._read, self.store, postponed)
         except BaseException:
             self._forgotten = None
+            self._postponed += postponed  # to do it twice is fine
             raise
 
-    def _read(self, store: EventStore) -> list[tuple[int, Event]]:
-        """Do it.
+    def _read(self, store: EventStore, postponed: list[Entry]) -> list[tuple[int, Event]]:
+        """Do it, after the acknowledgements that were postponed.
 
         What cannot be read back as an event is logged, left out, and kept in the store.
         """
         with suppress(StoreError):  # of a disk that refuses: then nothing is on its way any more
             # What was on its way to the disk when a loop ended is nowhere else.
             store.flush()
+        for entry in postponed:
+            try:
+                self.acknowledge(entry, store)
+            except StoreError as error:
+                self._logger.error("Event %d could not be acknowledged: %s", entry.seq, error)
         self._sweep(store)
         found: list[tuple[int, Event]] = []
         for stored in store.pending(self._consumer, key=self._event_name):
