@@ -424,6 +424,7 @@ class TestASharedStore:
 
         bus.subscribe(OutboundEvent, acknowledge)
         bus.start()
+        await soon(bus.join())  # what others have stored from here on it has not seen yet
         await store.append_async("other")
         await soon(asyncio.gather(*map(bus.publish, outbound(*range(15)))))
         await soon(bus.join())

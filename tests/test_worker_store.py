@@ -49,10 +49,11 @@ class Slow:
 
     async def append_async(self, *args: Any, **options: Any) -> int:
         self.begun += 1
-        if self.when == "before":
+        when = self.when
+        if when == "before":
             await self.gate.wait()
         number = await self.store.append_async(*args, **options)
-        if self.when == "after":
+        if when == "after":
             await self.gate.wait()
         return number
 

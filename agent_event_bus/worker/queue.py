@@ -58,7 +58,6 @@ class EventQueue:
         """Return a queue with these entries, and with nobody who waits or has reserved a place."""
         after = EventQueue(self.maxsize)
         after._entries, self._entries = self._entries, deque()
-        after._last_seq = self._last_seq
         return after
 
     def __len__(self) -> int:
@@ -84,7 +83,7 @@ class EventQueue:
         Args:
             exempt: Whether to take one beyond the limit rather than wait.
         """
-        if exempt or not self.maxsize or not (self._publishers or self._is_full()):
+        if exempt or not self.maxsize or not self._is_full():  # whoever waits has what is free
             self._reserved += 1
             return
         waiter: Waiter = asyncio.get_running_loop().create_future()
