@@ -290,6 +290,23 @@ class TestCancelled:
         assert contents(asyncio.run(delivered(bus))) == ["b"]
         assert open_numbers(store) == [2]
 
+    def test_so_does_it_when_the_loop_was_closed_under_it(self, store: EventStore) -> None:
+        slow: Any = Slow(store)
+        (event,) = outbound("a")
+        bus = asyncio.run(with_delivered(slow, event))
+
+        async def begin() -> None:
+            acknowledging.append(asyncio.ensure_future(bus.ack_async(event)))
+            await turns()
+
+        acknowledging: list[asyncio.Future[bool]] = []
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # which hears of the tasks it lost
+        loop.run_until_complete(begin())
+        loop.close()
+        assert contents(asyncio.run(delivered(bus))) == []
+        assert open_numbers(store) == []
+
     def test_if_that_fails_it_is_logged_and_the_event_is_delivered_again(
         self, store: EventStore, caplog: pytest.LogCaptureFixture
     ) -> None:

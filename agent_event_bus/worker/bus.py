@@ -93,6 +93,7 @@ class EventBus(Worker):
             self._outbox.introduce()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commits: set[asyncio.Task[Any]] = set()
+        self._acking: set[Entry] = set()  # by commits
         self._in_hand: Entry | None = None
         self._recovered = False  # whether the run that is on has recovered
         self._stopping = False
@@ -448,8 +449,10 @@ class EventBus(Worker):
         if entry is None or self._outbox is None:
             return False
         outbox = self._outbox
+        self._acking.add(entry)
 
         def settle(commit: asyncio.Task[None]) -> None:
+            self._acking.discard(entry)
             if commit.cancelled():  # at the end of the loop, on its way or before its first step
                 outbox.postpone(entry)
 
@@ -489,6 +492,10 @@ class EventBus(Worker):
             self._queue.put_back(entry)
         self._queue = self._queue.successor()
         self._commits, self._joining = set(), set()
+        acking, self._acking = self._acking, set()
+        if self._outbox is not None:
+            for each in acking:
+                self._outbox.postpone(each)
         self._end = self._runner = None
         self._recovered = self._stopping = False
         self._cancels = 0
