@@ -291,18 +291,19 @@ class TestCancelled:
         assert open_numbers(store) == [2]
 
     def test_so_does_it_when_the_loop_was_closed_under_it(self, store: EventStore) -> None:
-        slow: Any = Slow(store)
-        (event,) = outbound("a")
-        bus = asyncio.run(with_delivered(slow, event))
+        acknowledging: list[asyncio.Future[bool]] = []
 
-        async def begin() -> None:
+        async def begin() -> EventBus:
+            slow: Any = Slow(store)
+            (event,) = outbound("a")
+            bus = await with_delivered(slow, event)
             acknowledging.append(asyncio.ensure_future(bus.ack_async(event)))
             await turns()
+            return bus
 
-        acknowledging: list[asyncio.Future[bool]] = []
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda loop, context: None)  # which hears of the tasks it lost
-        loop.run_until_complete(begin())
+        bus = loop.run_until_complete(begin())
         loop.close()
         assert contents(asyncio.run(delivered(bus))) == []
         assert open_numbers(store) == []
