@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 import time
@@ -14,7 +13,6 @@ import pytest
 from agent_event_bus.worker import (
     Event,
     InboundEvent,
-    NotSerializableError,
     OutboundEvent,
     deserialize_event,
     serialize_event,
@@ -134,16 +132,13 @@ class TestJson:
     @pytest.mark.parametrize("content", JSON_VALUES, ids=repr)
     def test_any_json_value_is_a_content(self, content: object) -> None:
         for event in (InboundEvent("s", content), OutboundEvent("s", content, error="e")):
-            assert deserialize_event(serialize_event(event)) == event
+            text = json.dumps(serialize_event(event))
+            assert deserialize_event(json.loads(text)) == event
 
-    def test_it_is_json_text_with_the_type(self) -> None:
-        text = serialize_event(OutboundEvent("s", {"a": [1]}, 2.0))
-        assert json.loads(text) == OutboundEvent("s", {"a": [1]}, 2.0).to_dict()
-
-    def test_bytes_and_dicts_are_deserialised_too(self) -> None:
-        event = InboundEvent("s", "naïve", 1.0)
-        assert deserialize_event(serialize_event(event).encode()) == event
-        assert deserialize_event(event.to_dict()) == event
+    def test_it_is_a_dict_with_the_type(self) -> None:
+        event = OutboundEvent("s", {"a": [1]}, 2.0)
+        assert serialize_event(event) == event.to_dict()
+        assert serialize_event(event)["type"] == "OutboundEvent"
 
     def test_an_unknown_type_is_refused_by_name(self) -> None:
         with pytest.raises(ValueError, match=r"^Unknown event type: Nonsense$"):
@@ -151,15 +146,14 @@ class TestJson:
         with pytest.raises(ValueError, match=r"^Unknown event type: \['x'\]$"):
             deserialize_event({"type": ["x"], "session_id": "s", "content": ""})
 
-    @pytest.mark.parametrize("data", ["[1]", "1", "null", '{"session_id": "s"}', "{", ""])
-    def test_what_is_no_event_is_refused(self, data: str) -> None:
-        with pytest.raises(ValueError):  # noqa: PT011  # each has a text of its own
+    @pytest.mark.parametrize("data", [[1], 1, None, "{}", b"{}"], ids=repr)
+    def test_what_is_no_mapping_is_refused(self, data: Any) -> None:
+        with pytest.raises(ValueError, match="a serialised event is a mapping"):
             deserialize_event(data)
 
-    def test_what_cannot_be_serialised_is_refused(self) -> None:
-        with pytest.raises(NotSerializableError, match="InboundEvent has something in it"):
-            serialize_event(InboundEvent("s", object()))
-        assert issubclass(NotSerializableError, TypeError)
+    def test_what_has_no_type_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="a serialised event has a type"):
+            deserialize_event({"session_id": "s", "content": ""})
 
 
 class TestOwnClasses:
@@ -255,8 +249,3 @@ class TestOwnClasses:
             extra: int = 0
 
         assert type(deserialize_event(Slotted("s", 1).to_dict())) is Slotted
-
-    def test_what_the_store_encodes_beyond_json_comes_back_too(self) -> None:
-        when = datetime.datetime(2024, 5, 1, tzinfo=datetime.timezone.utc)
-        event = OutboundEvent("s", {"when": when, "raw": b"\x00\xff"}, 1.0)
-        assert deserialize_event(serialize_event(event)) == event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import sqlite3
 import threading
@@ -160,8 +161,17 @@ class TestDurable:
         bus = EventBus(store=store)
         with pytest.raises(NotSerializableError, match="cannot be made durable"):
             await bus.publish(OutboundEvent("s", object()))
+        assert issubclass(NotSerializableError, TypeError)
         assert stored(store) == []
         assert contents(await delivered(bus)) == []
+
+    async def test_what_the_store_encodes_beyond_json_is_delivered_again_as_it_was(
+        self, store: EventStore
+    ) -> None:
+        when = datetime.datetime(2024, 5, 1, tzinfo=datetime.timezone.utc)
+        event = OutboundEvent("s", {"when": when, "raw": b"\x00\xff"}, 1.0)
+        await EventBus(store=store).publish(event)
+        assert contents(await delivered(EventBus(store=store))) == [event.content]
 
     async def test_without_a_store_any_content_goes(self) -> None:
         content = object()

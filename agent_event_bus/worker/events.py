@@ -1,4 +1,4 @@
-"""Events of the worker bus: what comes in, what goes out, and how both become JSON and come back.
+"""Events of the worker bus: what comes in, what goes out, and how both become dicts and come back.
 
 Every class of events has a name, which is what an event that was stored or sent is read back by.
 docs/worker.md describes them.
@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
-
-from agent_event_bus.store.encoding import decode, encode
 
 __all__ = [
     "Event",
@@ -30,7 +28,7 @@ _classes: dict[str, type[Event]] = {}
 
 
 class NotSerializableError(TypeError):
-    """An event has something in it that JSON cannot carry and no encoding was agreed on for."""
+    """An event is to be stored and has something in it that the store cannot give back."""
 
 
 @dataclass
@@ -145,36 +143,28 @@ class OutboundEvent(Event):
     error: str | None = None
 
 
-def serialize_event(event: Event) -> str:
-    """Return an event as JSON text.
+def serialize_event(event: Event) -> dict[str, Any]:
+    """Return an event of any class as a dict, which ``json.dumps`` takes if its content is JSON.
 
     Args:
         event: An event of any class.
 
     Raises:
-        NotSerializableError: Something in it cannot be encoded.
+        TypeError: A subclass has a field of the name ``type``.
     """
-    text, form = encode(event.to_dict())
-    if form:
-        raise NotSerializableError(
-            f"{type(event).__name__} has something in it that cannot be serialised"
-        )
-    return text
+    return event.to_dict()
 
 
-def deserialize_event(data: str | bytes | Mapping[str, Any]) -> Event:
-    """Return the event that was serialised.
+def deserialize_event(data: Mapping[str, Any]) -> Event:
+    """Return the event that was serialised, of the class that its type names.
 
     Args:
         data: What ``serialize_event`` or ``to_dict`` has returned.
 
     Raises:
-        ValueError: ``Unknown event type: X``; or it is no JSON object, has no type, or lacks a
-            field.
+        ValueError: ``Unknown event type: X``; or it is no mapping, has no type, or lacks a field.
     """
-    if isinstance(data, (bytes, bytearray)):
-        data = bytes(data).decode("utf-8")
-    found, values = parse_event(decode(data) if isinstance(data, str) else data)
+    found, values = parse_event(data)
     return found(**values)
 
 
@@ -185,7 +175,7 @@ def parse_event(fields: object) -> tuple[type[Event], dict[str, Any]]:
         ValueError: As of ``deserialize_event``; its text has no values of fields but the type.
     """
     if not isinstance(fields, Mapping):
-        raise ValueError("a serialised event is a JSON object")
+        raise ValueError("a serialised event is a mapping")
     if "type" not in fields:
         raise ValueError("a serialised event has a type")
     found = _class_of(fields["type"])
