@@ -206,6 +206,30 @@ class TestOwnClasses:
         assert first is not second
         assert type(deserialize_event(first("s", 1).to_dict())) is second
 
+    def test_functions_may_each_have_a_class_of_one_name(self) -> None:
+        def define() -> type[InboundEvent]:
+            @dataclass
+            class Local(InboundEvent):
+                pass
+
+            return Local
+
+        def define_another() -> type[OutboundEvent]:
+            @dataclass
+            class Local(OutboundEvent):
+                pass
+
+            return Local
+
+        for define_one in (define, define_another, define):
+            event = define_one()("s", 1, 2.0)
+            assert deserialize_event(serialize_event(event)) == event
+
+    def test_a_class_in_a_function_does_not_take_the_name_of_one_outside(self) -> None:
+        with pytest.raises(TypeError, match=r"'Upload' of .*<locals>.Upload is that of"):
+            type("Upload", (InboundEvent,), {"__qualname__": "f.<locals>.Upload"})
+        assert type(deserialize_event(Upload("s", 1).to_dict())) is Upload
+
     @pytest.mark.parametrize("name", ["", 5])
     def test_a_name_that_is_no_text_is_refused(self, name: object) -> None:
         with pytest.raises(TypeError, match="event_type of"):

@@ -46,7 +46,7 @@ class Event:
 
     Raises:
         TypeError: From the definition of a subclass, when its ``event_type`` is no text, is empty,
-            or belongs to a class that was defined elsewhere.
+            or belongs to a class that was defined elsewhere, unless both are local to functions.
     """
 
     session_id: str
@@ -211,9 +211,11 @@ def _place(cls: type[Any]) -> str:
 def _is_again(cls: type[Any], before: type[Any]) -> bool:
     """Whether a class is one that was defined before, defined again.
 
-    That is so in an interactive session or after a reload, and when a dataclass with slots is made
-    of one without, which has its fields and gets its qualified name later.
+    That is so in an interactive session or after a reload, when a dataclass with slots is made of
+    one without, which has its fields and gets its qualified name later, and when both are local to
+    functions, as in tests, each of which defines its own.
     """
     fields = cls.__dict__.get("__dataclass_fields__")
     remade = fields is not None and fields is before.__dict__.get("__dataclass_fields__")
-    return remade or _place(cls) == _place(before)
+    local = all("<locals>" in each.__qualname__ for each in (cls, before))
+    return remade or local or _place(cls) == _place(before)
