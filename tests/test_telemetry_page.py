@@ -83,7 +83,7 @@ def test_importing_the_routers_imports_neither_asyncio_nor_the_store() -> None:
     told = run(
         "-c",
         "import sys, agent_event_bus.telemetry as t\n"
-        "r = t.ProductionTelemetryRouter()\n"
+        "r = t.ProductionTelemetryRouter(alert_after=None)\n"
         "r.register('e', print)\n"
         "r.emit('e', 1)\n"
         "print({'asyncio', 'sqlite3', 'agent_event_bus.store'} & set(sys.modules))",
