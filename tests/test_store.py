@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -494,3 +495,9 @@ def test_a_close_that_is_interrupted_may_be_called_again(
     store.close()
     with EventStore(path) as again:
         assert payloads(again) == [1]
+
+
+def test_the_types_of_the_fields_of_a_stored_event_can_be_asked_for() -> None:
+    hints = typing.get_type_hints(StoredEvent)
+    assert hints["seq"] is int
+    assert hints["run_id"] == typing.Optional[str]

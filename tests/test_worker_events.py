@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import typing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -56,6 +57,11 @@ class TestFields:
         while time.time() == first.timestamp:
             pass
         assert Event("s1", "b").timestamp > first.timestamp
+
+    def test_the_types_of_the_fields_can_be_asked_for(self) -> None:
+        hints = typing.get_type_hints(OutboundEvent)
+        assert hints["session_id"] is str
+        assert hints["error"] == typing.Optional[str]
 
     def test_an_inbound_event_counts_retries_from_0(self) -> None:
         assert InboundEvent("s1", "a").retry_count == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 __all__ = ["FORMS", "Form", "StoredEvent"]
 
@@ -32,5 +32,6 @@ class StoredEvent:
     name: str
     payload: Any
     timestamp: float
-    run_id: str | None
+    # Optional[str]: who asks for the types evaluates this, and in Python 3.9 there is no such `|`.
+    run_id: Optional[str]  # noqa: UP045
     form: Form = "value"

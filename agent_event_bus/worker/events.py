@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Optional, TypeVar, cast
 
 __all__ = [
     "Event",
@@ -140,7 +140,8 @@ class OutboundEvent(Event):
         error: What went wrong, when it is no answer.
     """
 
-    error: str | None = None
+    # Optional[str]: who asks for the types evaluates this, and in Python 3.9 there is no such `|`.
+    error: Optional[str] = None  # noqa: UP045
 
 
 def serialize_event(event: Event) -> dict[str, Any]:
