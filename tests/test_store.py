@@ -105,6 +105,14 @@ class Color(str, enum.Enum):
     RED = "color.red"
 
 
+def test_a_run_may_be_a_member_of_an_enum(path: Path) -> None:
+    with EventStore(path, sync="each") as store:
+        store.append("a", run_id=Color.RED)
+        (event,) = store.read(run_id=Color.RED)
+        assert event.run_id == "color.red"
+        assert list(store.pending("c", run_id=Color.RED)) == [event]
+
+
 def test_members_of_enums_and_typed_keys_are_names_as_on_a_bus(path: Path) -> None:
     with EventStore(path, sync="each") as store:
         store.append(Color.RED)

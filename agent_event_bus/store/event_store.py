@@ -320,8 +320,9 @@ class EventStore:
         self, after: int, key: Any, run_id: str | None, limit: int | None, consumer: str | None
     ) -> Iterator[StoredEvent]:
         after = arguments.count("after", after)
-        if arguments.run_id(run_id) is not None:
-            run_id = arguments.storable(str(run_id))
+        run_id = arguments.run_id(run_id)
+        if run_id is not None:
+            run_id = arguments.storable(run_id)
         if limit is not None:
             arguments.count("limit", limit)
         return replay.events(
