@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -395,6 +396,13 @@ class TestASharedStore:
         assert mail.ack(one)
         assert contents(await delivered(EventBus(store=store, name="mail"))) == []
         assert contents(await delivered(EventBus(store=store, name="chat"))) == [2]
+
+    async def test_a_name_may_be_a_member_of_an_enum(self, store: EventStore) -> None:
+        class Name(str, enum.Enum):
+            MAIL = "mail"
+
+        await published(EventBus(store=store, name=Name.MAIL), *outbound(1))
+        assert contents(await delivered(EventBus(store=store, name="mail"))) == [1]
 
     async def test_the_bus_is_done_with_what_others_have_stored_before_its_own(
         self, store: EventStore

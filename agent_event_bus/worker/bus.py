@@ -84,6 +84,7 @@ class EventBus(Worker):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         if "*" in name or not all(name.split(".")):
             raise ValueError(f"name must be text without '*' and without empty segments: {name!r}")
+        name = str.__str__(name)  # of a member of an enum, whose format differs between versions
         self._bus = CoreBus(name, logger=self.logger)
         self._queue = EventQueue(maxsize)
         self._outbox: Outbox | None = None
