@@ -10,7 +10,13 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent_event_bus.store.database import APPLICATION_ID, VERSION, checksum, may_write
+from agent_event_bus.store.database import (
+    APPLICATION_ID,
+    VERSION,
+    checksum,
+    last_seq,
+    may_write,
+)
 from agent_event_bus.store.encoding import VALUE, WITHHELD, decode
 
 __all__ = ["verify", "verify_file"]
@@ -120,18 +126,12 @@ def _identity(connection: sqlite3.Connection) -> Iterator[str]:
         yield f"the table {name} is missing"
 
 
-def _last(connection: sqlite3.Connection) -> int:
-    """Return the highest number that was given, as SQLite remembers it."""
-    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-    return int(found[0]) if found else 0
-
-
 def _ledger(connection: sqlite3.Connection) -> Iterator[str]:
     """Whether nobody has acknowledged what there never was."""
     # The ledger is read before the log, to which others may add in between.
     entries = connection.execute(_LEDGER).fetchall()
     stray = connection.execute(_STRAY).fetchall()
-    last = _last(connection)
+    last = last_seq(connection)
     for name, watermark, highest, lowest in entries:
         consumer = _name(name)
         if type(watermark) is not int or watermark < 0:
@@ -171,7 +171,7 @@ def _events(connection: sqlite3.Connection) -> Iterator[str]:
         if len(rows) < PAGE:
             break
         after = rows[-1][0]
-    last = _last(connection)
+    last = last_seq(connection)
     if highest > last:
         yield f"the sequence is at {last}, behind event {highest}: numbers could be given again"
 
