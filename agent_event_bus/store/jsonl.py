@@ -15,6 +15,7 @@ from agent_event_bus.store import _json
 from agent_event_bus.store.database import Database, Row, insert, last_seq
 from agent_event_bus.store.encoding import WITHHELD, decode, encode
 from agent_event_bus.store.events import FORMS
+from agent_event_bus.store.recorder import run_id_of
 
 __all__ = ["export_jsonl", "import_jsonl"]
 
@@ -175,8 +176,7 @@ def _row(line: bytes, now: float) -> Row:
         if "payload" not in entry:
             raise _LineError('it has no "payload"')
         payload = entry["payload"]
-        run_id = payload.get("run_id") if type(payload) is dict else None
-        run_id = run_id if type(run_id) is str else None
+        run_id = run_id_of(payload)
         text, form = encode(payload)
     else:
         raise _LineError('it has neither "name" nor "event"')
