@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from agent_event_bus.store.database import last_seq
 
-__all__ = ["acknowledge", "acknowledge_through", "know", "unacknowledged"]
+__all__ = ["UNACKNOWLEDGED", "acknowledge", "acknowledge_through", "know"]
 
-unacknowledged = """
+UNACKNOWLEDGED = """
     seq > (SELECT watermark FROM consumers WHERE name = :consumer)
     AND NOT EXISTS (SELECT 1 FROM acks WHERE consumer = :consumer AND acks.seq = events.seq)
 """
@@ -74,7 +74,7 @@ def acknowledge_through(connection: sqlite3.Connection, consumer: str, seq: int)
 def _advance(connection: sqlite3.Connection, consumer: str, last: int) -> None:
     """Move the watermark up to the first event that is not acknowledged."""
     (first,) = connection.execute(
-        f"SELECT seq FROM events WHERE {unacknowledged} ORDER BY seq LIMIT 1",
+        f"SELECT seq FROM events WHERE {UNACKNOWLEDGED} ORDER BY seq LIMIT 1",
         {"consumer": consumer},
     ).fetchone() or (last + 1,)
     connection.execute("UPDATE consumers SET watermark = ? WHERE name = ?", (first - 1, consumer))

@@ -13,7 +13,7 @@ from agent_event_bus.store.database import Database, last_seq
 from agent_event_bus.store.encoding import decode
 from agent_event_bus.store.errors import StoreClosedError, StoreError
 from agent_event_bus.store.events import FORMS, StoredEvent
-from agent_event_bus.store.ledger import unacknowledged
+from agent_event_bus.store.ledger import UNACKNOWLEDGED
 from agent_event_bus.store.recorder import Delivery, delivery
 from agent_event_bus.store.reports import Reports
 
@@ -88,7 +88,7 @@ def events(
     if run_id is not None:
         conditions.append("run_id = :run_id")
     if consumer is not None:
-        conditions.append(unacknowledged)
+        conditions.append(UNACKNOWLEDGED)
     query = (
         "SELECT seq, name, payload, form, timestamp, run_id FROM events"
         f" WHERE {' AND '.join(conditions)} ORDER BY seq LIMIT :size"
