@@ -11,7 +11,7 @@ from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent_event_bus.store import arguments, ledger, replay
-from agent_event_bus.store.database import Database, last_seq
+from agent_event_bus.store.database import Database, Row, last_seq
 from agent_event_bus.store.errors import StoreClosedError, StoreError
 from agent_event_bus.store.jsonl import export_jsonl, import_jsonl
 from agent_event_bus.store.process import register
@@ -129,12 +129,7 @@ class EventStore:
                 ``overflow="block"``, that is why there is no room. The event is not stored.
             StoreClosedError: The store is closed.
         """
-        row = self._capture.row(
-            self._capture.name(name),
-            payload,
-            arguments.run_id(run_id),
-            arguments.timestamp(timestamp),
-        )
+        row = self._row(name, payload, run_id, timestamp)
         if self._each:
             return self._database.insert([row])[0]
         self._writer.put(row)
@@ -168,14 +163,18 @@ class EventStore:
             StoreError: The disk or the file refuses; the event is not stored.
             StoreClosedError: The store is closed.
         """
-        row = self._capture.row(
+        row = self._row(name, payload, run_id, timestamp)
+        number: int = await self._writer.submit(row)
+        return number
+
+    def _row(self, name: Name, payload: object, run_id: str | None, timestamp: float | None) -> Row:
+        """Check what `append` was given, and return what is written of it."""
+        return self._capture.row(
             self._capture.name(name),
             payload,
             arguments.run_id(run_id),
             arguments.timestamp(timestamp),
         )
-        number: int = await self._writer.submit(row)
-        return number
 
     def record(self, name: str, payload: object, timestamp: float | None = None) -> None:
         """Append an event of a bus, whose ``run_id`` is that of the payload, and raise nothing.
@@ -232,8 +231,7 @@ class EventStore:
             TypeError: The key is neither string nor class.
             RuntimeError: The bus is closed.
         """
-        subscription: Subscription = subscribe(self, bus, key)
-        return subscription
+        return subscribe(self, bus, key)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything that was appended before is on the disk.
@@ -242,10 +240,9 @@ class EventStore:
             timeout: Seconds to wait at most; None for as long as it takes.
 
         Returns:
-            Whether all of it is.
-
-        Returns False at once where waiting would have no end: in a log handler that the store
-        itself has called, and in a signal handler or a finaliser in the middle of another call.
+            Whether all of it is. False at once where waiting would have no end: in a log handler
+            that the store itself has called, and in a signal handler or a finaliser in the middle
+            of another call.
 
         Raises:
             StoreError: An attempt to write failed. What is queued stays queued.

@@ -20,6 +20,7 @@ from agent_event_bus.store.encoding import REPR, WITHHELD, encode
 from agent_event_bus.store.reports import Reports
 
 if TYPE_CHECKING:
+    from agent_event_bus import Subscription
     from agent_event_bus.store.database import Row
     from agent_event_bus.store.event_store import EventStore
 
@@ -100,26 +101,25 @@ class Capture:
             except Exception as error:
                 payload = None
                 text, form = "null", WITHHELD
+                # The text of the error may have contents of the payload, and so may its traceback.
+                kind = type(error).__name__
                 self._warn(
-                    "redact failed on event %r, whose payload is not written: %s", name, error
+                    "redact failed on event %r, whose payload is not written: %s", name, kind
                 )
             else:
                 text, form = encode(payload)
-        if form == REPR and self._reports.due(("repr", name)):
-            self._reports.log(
-                logging.WARNING,
-                "Event %r has something that cannot be serialised, and is stored as its repr",
-                name,
+        if form == REPR:
+            self._warn(
+                "Event %r has something that cannot be serialised, and is stored as its repr", name
             )
         if run_id_of_payload:
             run_id = run_id_of(payload)
         when = time.time() if timestamp is None else timestamp
         return storable(name), text, form, when, None if run_id is None else storable(run_id)
 
-    def _warn(self, message: str, name: str, error: Exception) -> None:
-        # The text of the error may have contents of the payload, and so may its traceback.
+    def _warn(self, message: str, name: str, *more: object) -> None:
         if self._reports.due((message, name)):
-            self._reports.log(logging.WARNING, message, name, type(error).__name__)
+            self._reports.log(logging.WARNING, message, name, *more)
 
 
 def run_id_of(payload: object) -> str | None:
@@ -196,7 +196,7 @@ class Recorder:
         )
 
 
-def subscribe(store: EventStore, bus: Any, key: Any) -> Any:
+def subscribe(store: EventStore, bus: EventBus, key: Any) -> Subscription:
     """Subscribe a recorder of a store on a bus, before all other handlers."""
     recorder = Recorder(store)
     first = -(2**63)
