@@ -8,12 +8,16 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import ListHandler, LoopThread
 
 from agent_event_bus import EventBus
+
+if TYPE_CHECKING:
+    from agent_event_bus.store import EventStore
 
 # To run pytest inside of tests, for the plugin that comes with the package.
 pytest_plugins = ["pytester"]
@@ -64,6 +68,21 @@ def quiet_reports() -> Iterator[None]:
     logger.propagate = False
     yield
     logger.propagate = before
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a store may be made."""
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[EventStore]:
+    """A new store in batch mode."""
+    from agent_event_bus.store import EventStore
+
+    with EventStore(path) as store:
+        yield store
 
 
 @pytest.fixture

@@ -25,9 +25,10 @@ BACKENDS = {
 }
 
 
-def use(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=BACKENDS, name="backend")
+def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read and write with one of the libraries."""
-    dump, load = BACKENDS[library]
+    dump, load = BACKENDS[request.param]
     monkeypatch.setattr(_json, "dump", dump)
     monkeypatch.setattr(_json, "load", load)
 

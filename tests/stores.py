@@ -14,8 +14,6 @@ from helpers import DEADLINE
 
 from agent_event_bus.store import EventStore, database
 
-SMALL: dict[str, Any] = {"tool": "search", "arguments": {"query": "weather", "count": 3}}
-
 
 def names(store: EventStore, **options: Any) -> list[str]:
     """Return the names of the events in a store, in order."""
@@ -30,6 +28,14 @@ def payloads(store: EventStore, **options: Any) -> list[Any]:
 def numbers(store: EventStore, **options: Any) -> list[int]:
     """Return the numbers of the events in a store, in order."""
     return [event.seq for event in store.read(**options)]
+
+
+def commits(path: str | Path) -> int:
+    """Return how many transactions the write-ahead log of a new store has."""
+    header, page = 32, 24 + 4096
+    log = Path(f"{path}-wal").read_bytes()
+    frames = [log[at : at + 24] for at in range(header, len(log), page)]
+    return sum(1 for frame in frames if any(frame[4:8]))  # of the last page of each: a size
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -13,17 +13,12 @@ from typing import Any
 
 import pytest
 from helpers import soon
-from stores import names, numbers, payloads
+from stores import names, numbers, payloads, until
 
 from agent_event_bus import EventKey
 from agent_event_bus.store import EventStore, StoreClosedError, StoredEvent, StoreError
 
 modes = pytest.mark.parametrize("sync", ["each", "batch"])
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
 
 
 # Appending
@@ -40,9 +35,7 @@ def test_each_returns_the_number_of_an_event_that_another_store_can_read(path: P
 def test_batch_returns_none_and_stores_within_a_moment(path: Path) -> None:
     with EventStore(path) as store:
         assert store.append("a", 1) is None
-        end = time.monotonic() + 10
-        while not numbers(store):
-            assert time.monotonic() < end
+        until(lambda: numbers(store))
         assert store.stats()["uncommitted"] == 0
 
 

@@ -16,11 +16,6 @@ from agent_event_bus import EventBus
 from agent_event_bus.store import EventStore
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 def filled(path: Path, count: int = 10) -> EventStore:
     store = EventStore(path)
     for number in range(count):

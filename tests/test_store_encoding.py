@@ -25,7 +25,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from payloads import (
+from payloads import (  # noqa: F401 - one is a fixture
     BACKENDS,
     Bits,
     Colour,
@@ -40,20 +40,13 @@ from payloads import (
     Rights,
     Slotted,
     Struct,
+    each_backend,
     same,
     there_and_back,
-    use,
 )
 
 from agent_event_bus.store import _json
 from agent_event_bus.store.encoding import REPR, VALUE, decode, encode
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read and write with one of the libraries."""
-    use(request.param, monkeypatch)
-
 
 SIMPLE = {
     "none": None,

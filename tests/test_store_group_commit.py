@@ -11,22 +11,9 @@ from typing import Any
 
 import pytest
 from helpers import DEADLINE, LoopThread, soon
-from stores import names, numbers, payloads, refusing, until, writing_elsewhere
+from stores import commits, names, numbers, payloads, refusing, until, writing_elsewhere
 
 from agent_event_bus.store import EventStore, StoreClosedError, StoreError
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
-def commits(path: Path) -> int:
-    """Return how many transactions the write-ahead log of a new store has."""
-    header, page = 32, 24 + 4096
-    log = path.with_name(path.name + "-wal").read_bytes()
-    frames = [log[at : at + 24] for at in range(header, len(log), page)]
-    return sum(1 for frame in frames if any(frame[4:8]))  # of the last page of each: a size
 
 
 async def test_what_many_tasks_append_at_once_is_one_commit(path: Path) -> None:

@@ -19,11 +19,6 @@ from stores import names, payloads, refusing, until, writing_elsewhere
 from agent_event_bus.store import EventStore, StoreError, ledger
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 @contextmanager
 def on_signal(handler: Callable[[], object]) -> Iterator[None]:
     """Call a handler for each `signal.raise_signal(signal.SIGINT)`."""

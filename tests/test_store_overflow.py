@@ -16,11 +16,6 @@ from stores import names, payloads, refusing, until, writing_elsewhere
 from agent_event_bus.store import EventStore, StoreClosedError, StoreError
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 def taken(store: EventStore) -> None:
     """Wait until the thread has taken what is queued, and can do nothing with it."""
     queue = store._writer._queue  # no public name says it, and waiting 50 ms says it badly

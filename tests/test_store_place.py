@@ -19,11 +19,6 @@ moves = pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be
 FORK_WARNING = "ignore:This process:DeprecationWarning"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 def test_a_store_in_memory_is_refused_and_makes_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

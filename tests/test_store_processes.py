@@ -25,11 +25,6 @@ FORK_WARNING = "ignore:This process:DeprecationWarning"
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 def leave(path: Path, way: str, code: int = 0) -> str:
     """Run a program that ends with a store open, and return what it logged."""
     done = subprocess.run(

@@ -25,11 +25,6 @@ def written(path: Path) -> bytes:
 modes = pytest.mark.parametrize("sync", ["each", "batch"])
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 @modes
 def test_every_matching_event_is_recorded_with_its_time(path: Path, sync: Any) -> None:
     bus = EventBus(history=10)

@@ -15,11 +15,6 @@ from agent_event_bus import EventBus
 from agent_event_bus.store import EventStore
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 def filled(path: Path, *events: str, **options: Any) -> EventStore:
     store = EventStore(path, **options)
     for number, name in enumerate(events, 1):

@@ -64,11 +64,6 @@ attached = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
 def handler(path: Path) -> Iterator[PersistenceHandler]:
     with PersistenceHandler(path) as handler:
         yield handler

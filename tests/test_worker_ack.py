@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 from helpers import DEADLINE, LoopThread, soon, turns
-from working import commits, contents, delivered, outbound
+from stores import commits
+from working import contents, delivered, outbound
 
 from agent_event_bus.store import EventStore, StoreError
 from agent_event_bus.worker import Event, EventBus, InboundEvent, OutboundEvent
@@ -45,12 +44,6 @@ class Slow:
         if self.refuses:
             raise StoreError("disk is full")
         await self.store.ack_async(consumer, seq)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    with EventStore(tmp_path / "events.db") as store:
-        yield store
 
 
 async def with_delivered(store: EventStore, *events: Event) -> EventBus:
@@ -218,9 +211,9 @@ class TestWhen:
     async def test_of_many_tasks_at_once_it_is_one_commit(self, store: EventStore) -> None:
         events = outbound(*range(200))
         bus = await with_delivered(store, *events)
-        before = commits(store)
+        before = commits(store.path)
         assert await soon(asyncio.gather(*map(bus.ack_async, events))) == [True] * 200
-        assert commits(store) - before <= 3  # one, unless the writer woke in between
+        assert commits(store.path) - before <= 3  # one, unless the writer woke in between
         assert open_numbers(store) == []
 
     async def test_while_the_disk_is_slow_the_loop_goes_on(self, store: EventStore) -> None:

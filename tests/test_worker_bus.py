@@ -11,6 +11,7 @@ from typing import Any, Callable, TypeVar
 
 import pytest
 from helpers import DEADLINE, Gate, LoopThread, soon, turns
+from working import contents
 
 from agent_event_bus import Subscription
 from agent_event_bus.worker import Event, EventBus, InboundEvent, OutboundEvent
@@ -40,10 +41,6 @@ async def delivered(bus: EventBus, *events: Event) -> None:
         await soon(bus.publish(event))
     await soon(bus.join())
     await soon(bus.stop())
-
-
-def contents(log: list[Any]) -> list[Any]:
-    return [event.content for event in log]
 
 
 class TestSubscribing:

@@ -47,12 +47,6 @@ async def until(flag: threading.Event) -> None:
     assert await asyncio.to_thread(flag.wait, DEADLINE)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    with EventStore(tmp_path / "events.db") as store:
-        yield store
-
-
 async def published(bus: EventBus, *events: Event) -> None:
     for event in events:
         await bus.publish(event)

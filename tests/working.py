@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from helpers import soon
@@ -18,14 +17,6 @@ def outbound(*contents: object) -> list[OutboundEvent]:
 
 def stored(store: EventStore) -> list[Any]:
     return [each.payload["content"] for each in store.read(key="worker.outbound")]
-
-
-def commits(store: EventStore) -> int:
-    """Return how many transactions the write-ahead log of a new store has."""
-    header, page = 32, 24 + 4096
-    log = Path(f"{store.path}-wal").read_bytes()
-    frames = [log[at : at + 24] for at in range(header, len(log), page)]
-    return sum(1 for frame in frames if any(frame[4:8]))  # of the last page of each: a size
 
 
 async def delivered(bus: EventBus) -> list[Any]:
