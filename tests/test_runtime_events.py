@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from helpers import run_isolated
 
 from agent_event_bus.runtime import AgentEvent, EventType
 
@@ -259,10 +258,6 @@ class TestFromDict:
         again = Counted.from_dict(json.loads(json.dumps(event.to_dict())))
         assert again == event
         assert (again.length, again.seen) == (1, 3)
-
-
-def test_the_package_does_not_import_the_runtime() -> None:
-    assert run_isolated("runtime_not_imported.py") == "ok\n"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="enum.StrEnum is new in Python 3.11")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run_isolated, soon
+from helpers import soon
 from stores import names, payloads, refusing
 
 from agent_event_bus import EventBus
@@ -339,7 +339,3 @@ def test_emitting_never_waits_for_the_disk(path: Path, monkeypatch: pytest.Monke
         commit.set()
         assert store.flush()
         assert payloads(store) == list(range(3000))
-
-
-def test_importing_the_package_does_not_load_the_store() -> None:
-    assert run_isolated("store_import.py") == "ok\n"

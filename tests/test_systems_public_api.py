@@ -79,7 +79,7 @@ def private_uses(source: str, own: tuple[str, ...]) -> list[str]:
     return found
 
 
-def test_importing_the_package_loads_no_system() -> None:
+def test_importing_the_package_loads_no_system_and_nothing_that_they_need() -> None:
     code = "import sys, agent_event_bus; print(*sys.modules, sep='\\n')"
     told = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -91,6 +91,7 @@ def test_importing_the_package_loads_no_system() -> None:
     ).stdout.splitlines()
     assert "agent_event_bus._core" in told
     assert not {f"agent_event_bus.{system}" for system in (*OWN, "_persistence")} & {*told}
+    assert not {"asyncio", "concurrent.futures", "sqlite3"} & {*told}
 
 
 @pytest.mark.parametrize("system", OWN)

@@ -91,13 +91,6 @@ def test_importing_the_routers_imports_neither_asyncio_nor_the_store() -> None:
     assert told == "1\nset()\n"
 
 
-def test_importing_the_package_imports_no_router() -> None:
-    told = run(
-        "-c", "import sys, agent_event_bus; print('agent_event_bus.telemetry' in sys.modules)"
-    )
-    assert told == "False\n"
-
-
 def test_the_example_persists_and_replays(tmp_path: Path) -> None:
     path = tmp_path / "kept.db"
     told = run(str(ROOT / "examples" / "telemetry_router.py"), str(path))
