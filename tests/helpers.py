@@ -202,6 +202,20 @@ def run_isolated(script: str, *args: str, timeout: float = 90.0) -> str:
     return done.stdout
 
 
+def run_python(*arguments: str) -> str:
+    """Run Python in a process of its own, warnings being errors, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(PACKAGES), "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
 class LoopThread:
     """An event loop that runs in another thread for the length of a ``with`` block."""
 

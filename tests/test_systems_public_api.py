@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import PACKAGES
+from helpers import run_python
 
 from agent_event_bus import Emitter, Event, EventBus, Subscription
 
@@ -81,14 +78,7 @@ def private_uses(source: str, own: tuple[str, ...]) -> list[str]:
 
 def test_importing_the_package_loads_no_system_and_nothing_that_they_need() -> None:
     code = "import sys, agent_event_bus; print(*sys.modules, sep='\\n')"
-    told = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, "PYTHONPATH": str(PACKAGES)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout.splitlines()
+    told = run_python("-c", code).splitlines()
     assert "agent_event_bus._core" in told
     assert not {f"agent_event_bus.{system}" for system in (*OWN, "_persistence")} & {*told}
     assert not {"asyncio", "concurrent.futures", "sqlite3"} & {*told}

@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import DEADLINE, PACKAGES, soon
+from helpers import DEADLINE, run_python, soon
 from recorded import recorded_events
 
 from agent_event_bus.runtime import AgentEvent, EventType
@@ -292,16 +290,7 @@ async def test_answers_of_the_worker_are_delivered_once_more_until_they_are_ackn
 
 def test_the_example_of_all_four_answers_shows_and_replays() -> None:
     example = Path(__file__).parents[1] / "examples" / "support_agent.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(example)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(PACKAGES), "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    told = done.stdout.splitlines()
+    told = run_python(str(example)).splitlines()
     # In which order the two customers are served is not what this is about.
     assert sorted(told[:4]) == [
         "[ada] Your parcel is in Porto.",

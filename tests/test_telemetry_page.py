@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PACKAGES
+from helpers import run_python
 from test_readme import DOCS, bare, rows, section
 
 from agent_event_bus import telemetry
@@ -19,20 +16,6 @@ from agent_event_bus.store import EventStore
 ROOT = Path(__file__).parents[1]
 PAGE = DOCS / "telemetry.md"
 CLASSES = ("TelemetryRouter", "ProductionTelemetryRouter", "PersistenceHandler")
-
-
-def run(*arguments: str) -> str:
-    """Run Python in a process of its own, warnings being errors, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(PACKAGES), "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 def listed(name: str) -> list[str]:
@@ -80,7 +63,7 @@ def test_everything_that_is_public_is_documented() -> None:
 
 
 def test_importing_the_routers_imports_neither_asyncio_nor_the_store() -> None:
-    told = run(
+    told = run_python(
         "-c",
         "import sys, agent_event_bus.telemetry as t\n"
         "r = t.ProductionTelemetryRouter(alert_after=None)\n"
@@ -93,7 +76,7 @@ def test_importing_the_routers_imports_neither_asyncio_nor_the_store() -> None:
 
 def test_the_example_persists_and_replays(tmp_path: Path) -> None:
     path = tmp_path / "kept.db"
-    told = run(str(ROOT / "examples" / "telemetry_router.py"), str(path))
+    told = run_python(str(ROOT / "examples" / "telemetry_router.py"), str(path))
     assert told.splitlines() == [
         "42 tokens",
         "42 tokens",

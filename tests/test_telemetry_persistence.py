@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from helpers import DEADLINE, ISOLATED, PACKAGES, ListHandler, anote, is_gone, note, soon
+from helpers import (
+    DEADLINE,
+    ISOLATED,
+    PACKAGES,
+    ListHandler,
+    anote,
+    is_gone,
+    note,
+    run_python,
+    soon,
+)
 from stores import writing_elsewhere
 
 from agent_event_bus import EventBus
@@ -287,14 +297,7 @@ class TestTheStore:
             "for number in range(500):\n"
             "    router.emit('e', number)\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, str(path)],
-            env={**os.environ, "PYTHONPATH": str(PACKAGES)},
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert run_python("-c", code, str(path)) == ""
         with EventStore(path) as store:
             assert [event.payload for event in store.read()] == [*range(500)]
 
