@@ -209,7 +209,7 @@ class TestTimeout:
 
     @pytest.mark.parametrize("timeout", [-1, math.nan])
     async def test_below_0_is_refused(self, timeout: float) -> None:
-        with pytest.raises(ValueError, match="timeout must be at least 0"):
+        with pytest.raises(ValueError, match="timeout must not be negative"):
             await EventBus().stop(timeout)
 
     @pytest.mark.parametrize("timeout", ["1", True])

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from agent_event_bus import EventBus as CoreBus
+from agent_event_bus.store import arguments
 from agent_event_bus.worker.events import Event, OutboundEvent
 from agent_event_bus.worker.outbox import Outbox, database_of
 from agent_event_bus.worker.queue import Entry, EventQueue
@@ -332,7 +333,7 @@ class EventBus(Worker):
             ValueError: It is negative or NaN.
             RuntimeError: The bus is in use in another event loop.
         """
-        limit = _seconds(timeout)
+        limit = None if timeout is None else arguments.seconds("timeout", timeout)
         self._bind()
         if not self.is_running():
             await self._commits_done()
@@ -519,14 +520,3 @@ class EventBus(Worker):
         for _ in range(self._cancels):
             left = uncancel()
         return left > 0
-
-
-def _seconds(timeout: object) -> float | None:
-    """Check a timeout."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number, not {type(timeout).__name__}")
-    if not timeout >= 0:
-        raise ValueError(f"timeout must be at least 0, not {timeout!r}")
-    return float(timeout)
