@@ -54,7 +54,9 @@ def _after_in_child() -> None:
 
 
 def _at_exit() -> None:
-    for writer in list(_writers):
+    with _lock:  # a daemon thread may open a store in the middle
+        writers = list(_writers)
+    for writer in writers:
         writer.exit()
         with writer.database.write_lock, writer.database.read_lock:
             writer.database.release()
