@@ -154,6 +154,18 @@ def test_without_a_thread_events_are_written_by_the_caller(
         assert store.flush()
 
 
+def test_a_child_of_a_program_that_ends_has_a_thread_of_its_own(path: Path) -> None:
+    with EventStore(path) as store:
+        store._writer.exit()
+        store.append("a", 1)
+        assert payloads(store) == [1]  # without a thread
+        store._writer.start_over()  # as in a child
+        store.append("a", 2)
+        assert store._writer._thread is not None
+        assert store.flush()
+        assert payloads(store) == [1, 2]
+
+
 def test_a_store_that_is_dropped_is_collected_and_what_it_had_is_stored(path: Path) -> None:
     store = EventStore(path)
     store.append("a", 1)

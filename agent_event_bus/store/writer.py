@@ -72,7 +72,6 @@ class Writer:
         self._overflow = overflow
         self._reports = Reports()
         self._closing = False
-        self._exiting = False
         self.start_over()
 
     def start_over(self) -> None:
@@ -84,6 +83,7 @@ class Writer:
         self._dropped = 0
         self._reported = 0  # of the dropped, those that the log has told of
         self._failing = False
+        self._exiting = False  # a child of a program that ends does not end with it
         self._thread: threading.Thread | None = None
         # Released to wake the thread. Unlike an Event, this cannot deadlock with a signal handler.
         self._wake = threading.Lock()
