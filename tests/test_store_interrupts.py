@@ -16,7 +16,7 @@ import pytest
 from helpers import DEADLINE
 from stores import names, payloads, refusing, until, writing_elsewhere
 
-from agent_event_bus.store import EventStore, StoreError, ledger
+from agent_event_bus.store import EventStore, StoreError, database, ledger
 
 
 @contextmanager
@@ -266,3 +266,128 @@ def test_a_flush_that_is_interrupted_loses_nothing(path: Path) -> None:
                 timer.join()
             assert store.flush()
         assert names(store) == ["a"]
+
+
+# Where no thread can be started, and whoever appends commits
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "agent_event_bus.store":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_a_signal_handler_does_not_overtake_what_is_in_hand(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventStore(path) as store:
+        ending = Ending(store)
+
+        def handle() -> None:
+            store.append("a", 2)
+            ending()
+
+        before(monkeypatch, store._writer, "_commit")
+        with on_signal(handle):
+            store.append("a", 1)
+        assert payloads(store) == [1, 2]
+        assert ending.flushed == [False]
+        assert len(ending.errors) == 1
+
+
+class Logged(logging.Handler):
+    """A log handler that does something the first time, in whatever thread it is called."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.action = action
+        self.results: list[object] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.results:
+            self.results.append(None)
+            self.results[0] = self.action()
+
+
+@contextmanager
+def logged(action: Callable[[], object]) -> Iterator[list[object]]:
+    """Do something when the store logs something; what it returned comes into the list."""
+    logger = logging.getLogger("agent_event_bus.store")
+    handler = Logged(action)
+    logger.addHandler(handler)
+    try:
+        yield handler.results
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_a_log_handler_does_not_keep_others_from_committing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventStore(path) as store:
+        other = threading.Thread(target=store.append, args=("a", 2))
+
+        def wait() -> bool:
+            other.start()
+            other.join(DEADLINE)
+            return other.is_alive()
+
+        with logged(wait) as hung, refusing(path, monkeypatch):
+            store.append("a", 1)
+        assert hung == [False]
+        assert store.flush()
+        assert payloads(store) == [1, 2]
+
+
+def test_a_log_handler_that_closes_the_store_loses_nothing_of_the_group_in_hand(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "checksum", lambda *row: 2**70 if row[0] == "bad" else 1)
+    store = EventStore(path)
+    with logged(store.close) as closed:
+        with store._writer.lock:  # so that they come into one group
+            for name in ["a", "bad", "b"]:
+                store.append(name)
+        until(lambda: closed and store.closed)
+        store.close()
+    with EventStore(path) as again:
+        assert names(again) == ["a", "b"]
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_close_tells_of_what_another_thread_has_in_hand_and_cannot_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EventStore(path)
+    writer = store._writer
+    entered, refused = threading.Event(), threading.Event()
+    other = threading.Thread(target=writer._drain)
+    lose = writer._lose
+
+    def write(group: Any) -> list[object]:
+        if threading.current_thread() is other:
+            entered.set()
+            assert refused.wait(DEADLINE)
+        raise StoreError("disk full")
+
+    def lose_later() -> int:
+        other.start()
+        assert entered.wait(DEADLINE)
+        threading.Timer(0.05, refused.set).start()
+        return lose()
+
+    monkeypatch.setattr(writer, "_write", write)
+    monkeypatch.setattr(writer, "_lose", lose_later)
+    store.append("a")
+    with pytest.raises(StoreError, match="events lost: 1"):
+        store.close()
+    other.join(DEADLINE)
+    assert writer.counts() == (0, 1)

@@ -47,6 +47,9 @@ RETRY_SECONDS = 0.5
 LINGER_SECONDS = 1.0
 LAST_SECONDS = 5.0
 
+Report = tuple[Any, ...]
+"""What is to be logged: the level, the message, and its arguments."""
+
 
 def is_held_here(lock: threading.RLock) -> bool:
     """Whether this thread holds a lock: then a signal handler or a finaliser came in between."""
@@ -178,7 +181,7 @@ class Writer:
 
         Then a signal handler or a finaliser has come in between.
         """
-        return is_held_here(self.lock) or is_held_here(self.database.write_lock)
+        return any(map(is_held_here, (self.lock, self._turn, self.database.write_lock)))
 
     def _check_open(self) -> None:
         if self._closing:
@@ -192,6 +195,7 @@ class Writer:
         if (
             self._overflow == "drop_newest"
             or self.is_writing_here()
+            or is_held_here(self._turn)
             or is_held_here(self.database.write_lock)
         ):
             return False
@@ -219,7 +223,7 @@ class Writer:
 
     def _start(self) -> bool:
         """Start the thread, if one can be started. The lock is held."""
-        if self._exiting:
+        if self._exiting or self._closing:
             return False  # nothing would wait for it
         thread = threading.Thread(target=self._run, name="agent_event_bus.store", daemon=False)
         self._thread = thread
@@ -247,6 +251,7 @@ class Writer:
         """Count on this thread no longer. The lock is held."""
         if self._thread is threading.current_thread():
             self._thread = None
+            self._room.notify_all()  # who waits for room has to see to it
 
     def _work(self) -> None:
         idle_since = time.monotonic()
@@ -282,26 +287,36 @@ class Writer:
 
     def _drain(self) -> None:
         """Commit in the calling thread, where no thread can be started."""
-        if is_held_here(self.lock):
-            return  # the call in which we came in between does it
+        if self.is_interrupted():
+            return  # a later event would overtake what the call has in hand; it is written next
         while self._commit_group():
             pass
 
     def _commit_group(self) -> bool:
         """Commit the next group; say whether another should follow at once."""
-        with self._turn:
-            with self.lock:
-                group = self._queue.take(LARGEST_GROUP, GROUP_CHARACTERS)
-                left = bool(self._queue)
-                self._room.notify_all()
-            if not group or not self._commit(group):
-                return False
+        said: list[Report] = []
+        try:
+            with self._turn:
+                with self.lock:
+                    group = self._queue.take(LARGEST_GROUP, GROUP_CHARACTERS)
+                    left = bool(self._queue)
+                    self._room.notify_all()
+                if not group or not self._commit(group, said):
+                    return False
+        finally:
+            # A log handler may use the store, so nothing is held here, and nothing is in hand.
+            for report in said:
+                self._reports.log(*report)
+            if self._failing and self._dropped != self._reported:
+                self._report_dropped()
         with self.lock:
+            if self._closing or self._exiting or self._thread is None:
+                return True
             # Fewer make no group of their own, unless somebody waits for them.
-            return left or len(self._queue) >= GROUP or self._closing or self._exiting
+            return left or len(self._queue) >= GROUP
 
-    def _commit(self, group: list[Item]) -> bool:
-        """Commit a group that was taken; say whether the disk took it."""
+    def _commit(self, group: list[Item], said: list[Report]) -> bool:
+        """Commit a group that was taken; say whether the disk took it, and add what is to log."""
         done = 0
         size = len(group)
         while done < len(group):
@@ -315,21 +330,21 @@ class Writer:
                         recovered, self._failing = self._failing, False
             except Exception as error:
                 if self._refused(error):
-                    self._keep(group[done:], error)
+                    self._keep(group[done:], error, said)
                     return False
                 if size > 1:
                     size = 1  # one of them cannot be written; the others can
                     continue
-                self._give_up(part, error)
+                self._give_up(part, error, said)
             except BaseException:
-                self._keep(group[done:], StoreError(f"{self.database.path!r}: interrupted"))
+                interrupted = StoreError(f"{self.database.path!r}: interrupted")
+                self._keep(group[done:], interrupted, said)
                 raise
             else:
                 resolve([(waiter, result) for (_, _, waiter), result in zip(part, results)])
                 if recovered:
-                    self._reports.log(
-                        logging.WARNING, "Events are written to %s again", self.database.path
-                    )
+                    path = self.database.path
+                    said.append((logging.WARNING, "Events are written to %s again", path))
             done += len(part)
         return True
 
@@ -371,7 +386,7 @@ class Writer:
             return True
         return cause is None or isinstance(cause, (sqlite3.OperationalError, MemoryError))
 
-    def _keep(self, group: list[Item], error: Exception) -> None:
+    def _keep(self, group: list[Item], error: Exception, said: list[Report]) -> None:
         """Queue again what nobody waits for, and tell all who wait that it failed."""
         with self.lock:
             told = self._queue.put_back(group)
@@ -387,15 +402,10 @@ class Writer:
             self._room.notify_all()
         resolve([(waiter, same(error)) for _, _, waiter in told])
         if self._reports.due("refused"):
-            self._reports.log(
-                logging.ERROR,
-                "Events cannot be written, and %d are waiting for another attempt: %s",
-                waiting,
-                error,
-            )
-        self._report_dropped()
+            message = "Events cannot be written, and %d are waiting for another attempt: %s"
+            said.append((logging.ERROR, message, waiting, error))
 
-    def _give_up(self, group: list[Item], error: Exception) -> None:
+    def _give_up(self, group: list[Item], error: Exception, said: list[Report]) -> None:
         """Lose one event that cannot be written, whatever the state of the disk."""
         ((_, _, waiter),) = group
         with self.lock:
@@ -406,7 +416,7 @@ class Writer:
         # The text of such an error may have contents of the event.
         kind = type(error.__cause__ or error).__name__
         resolve([(waiter, StoreError(f"{self.database.path!r}: cannot be written: {kind}"))])
-        self._reports.log(logging.ERROR, "An event cannot be written and is lost: %s", kind)
+        said.append((logging.ERROR, "An event cannot be written and is lost: %s", kind))
 
     def _report_dropped(self) -> None:
         if not self._reports.due("dropped"):
@@ -423,7 +433,8 @@ class Writer:
 
     def _lose(self) -> int:
         """Drop what is still queued, tell those who wait, and say so; return how many events."""
-        with self.lock:
+        # When nobody has anything in hand, which might come back into the queue afterwards.
+        with self._turn, self.lock:
             lost = len(self._queue.events)
             left = self._queue.clear()
             unreported = self._dropped - self._reported
