@@ -58,7 +58,7 @@ def stored(path: Path) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("way", "expected"),
-    [("dropped", 2), ("atexit", 3), ("thread", 50), ("plain", 1)],
+    [("dropped", 2), ("atexit", 3), ("thread", 50), ("busy", 50), ("plain", 1)],
 )
 def test_a_program_that_closes_nothing_has_stored_everything(
     path: Path, way: str, expected: int

@@ -9,8 +9,8 @@ then all tasks that are ready have put their events in, and the loop has nothing
 thread works. They would take the interpreter lock from each other otherwise.
 
 The thread is no daemon: the interpreter waits for it when it ends, and it ends when there is
-nothing left to do. It holds the queue and the database, not the store, so a store that is dropped
-is still written.
+nothing left to do and nobody left that emits, but for daemons. It holds the queue and the database,
+not the store, so a store that is dropped is still written.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ RETRY_SECONDS = 0.5
 # Seconds that the thread lives on without work, and seconds it tries at the end of the program.
 LINGER_SECONDS = 1.0
 LAST_SECONDS = 5.0
+# The name of the thread.
+THREAD = "agent_event_bus.store"
 
 Report = tuple[Any, ...]
 """What is to be logged: the level, the message, and its arguments."""
@@ -58,6 +60,14 @@ def is_held_here(lock: threading.RLock) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def is_over() -> bool:
+    """Whether the program ends: the main thread has, and no other is left that is waited for."""
+    return not threading.main_thread().is_alive() and all(
+        thread.daemon or thread.name == THREAD or thread is threading.main_thread()
+        for thread in threading.enumerate()
+    )
 
 
 class Writer:
@@ -225,7 +235,7 @@ class Writer:
         """Start the thread, if one can be started. The lock is held."""
         if self._exiting or self._closing:
             return False  # nothing would wait for it
-        thread = threading.Thread(target=self._run, name="agent_event_bus.store", daemon=False)
+        thread = threading.Thread(target=self._run, name=THREAD, daemon=False)
         self._thread = thread
         try:
             thread.start()
@@ -261,7 +271,7 @@ class Writer:
                 idle_since = time.monotonic()
             while self._commit_group() and threading.main_thread().is_alive():
                 idle_since = time.monotonic()
-            if not threading.main_thread().is_alive():
+            if is_over():
                 self._exiting = True
             with self.lock:
                 if self._closing or self._exiting:

@@ -9,6 +9,7 @@ import atexit
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from agent_event_bus import EventBus
@@ -44,6 +45,26 @@ def main() -> None:
                 store.append("a", number)
 
         threading.Thread(target=work).start()
+    elif way == "busy":
+        # A thread that goes on emitting when the main thread has ended, without waiting for disks.
+        committing: set[str] = set()
+        write = store._writer._write
+
+        def watch(group: Any) -> list[object]:
+            committing.add(threading.current_thread().name)
+            return write(group)
+
+        def go_on() -> None:
+            threading.main_thread().join()
+            store.append("a", 1)
+            time.sleep(0.2)  # several times as long as the thread of the store waits for more
+            store._writer._write = watch  # type: ignore[method-assign]
+            for number in range(2, 50):
+                store.append("a", number)
+            store.flush()
+            assert committing == {"agent_event_bus.store"}, committing
+
+        threading.Thread(target=go_on).start()
     elif way == "daemon":
         bus = EventBus()
         store.attach(bus)
