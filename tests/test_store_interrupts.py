@@ -347,6 +347,26 @@ def test_a_log_handler_does_not_keep_others_from_committing(
         assert payloads(store) == [1, 2]
 
 
+@pytest.mark.usefixtures("no_thread")
+def test_nothing_is_logged_in_the_middle_of_a_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventStore(path, max_queue=1, overflow="drop_newest") as store:
+        held: list[bool] = []
+
+        def handle() -> None:
+            store.append("a", 2)
+            with logged(lambda: held.append(store._writer.is_interrupted())):
+                store.append("a", 3)
+
+        before(monkeypatch, store._writer, "_write")
+        with on_signal(handle):
+            store.append("a", 1)
+        assert held == []
+        assert payloads(store) == [1, 2]
+        assert store.stats()["dropped"] == 1
+
+
 def test_a_log_handler_that_closes_the_store_loses_nothing_of_the_group_in_hand(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -429,8 +429,8 @@ class Writer:
         said.append((logging.ERROR, "An event cannot be written and is lost: %s", kind))
 
     def _report_dropped(self) -> None:
-        if not self._reports.due("dropped"):
-            return
+        if not self._reports.due("dropped") or self.is_interrupted():
+            return  # a log handler could wait for what this thread holds; the count is told later
         with self.lock:
             count, self._reported = self._dropped - self._reported, self._dropped
         if count:
