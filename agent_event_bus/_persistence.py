@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     class StoreOptions(TypedDict, total=False):
         """Options of ``EventStore``."""
 
-        sync: Literal["each", "batch"]
+        sync: Literal["each", "process", "batch"]
         redact: Callable[[str, Any], Any] | None
         max_queue: int
         overflow: Literal["drop_oldest", "drop_newest", "block"]
@@ -55,7 +55,8 @@ class PersistenceHandler:
     Args:
         path_or_store: Where the store is, or will be: the handler opens it, and owns it. Or an
             ``EventStore``, which belongs to who has made it.
-        **options: Those of ``EventStore``, with a path.
+        **options: Those of ``EventStore``, with a path; ``sync`` is ``"process"`` by default, so
+            that what was emitted survives the process, however that ends.
 
     Raises:
         TypeError: It is neither path nor store, or there are options with a store or unknown ones.
@@ -85,6 +86,7 @@ class PersistenceHandler:
             if not isinstance(given, (str, os.PathLike)):
                 kind = type(given).__name__
                 raise TypeError(f"a PersistenceHandler needs a path or an EventStore, not {kind}")
+            options.setdefault("sync", "process")
             given = EventStore(given, **options)
         elif options:
             raise TypeError(f"the store that is given has options already: {', '.join(options)}")

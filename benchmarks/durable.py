@@ -56,7 +56,11 @@ NUMBERS = {FILES: 1, EACH: 1, TASKS_100: 100, TASKS_1000: 1000, BATCH: IN_BATCH}
 """How many events a statement of a row writes."""
 HEADING = "one event"
 NOT_RECORDED = "not recorded"
-RECORDED = "recorded by a store in batch mode"
+RECORDED = {
+    'recorded, sync="batch"': "batch",
+    'recorded, sync="process"': "process",
+}
+"""How the store that records is opened, by the labels of the rows."""
 
 
 def file_system(folder: Path) -> str:
@@ -152,7 +156,8 @@ def emission(handlers: Handlers, *, row: str, folder: Path) -> Statement:
     source = f"bus.emit({NAME!r}, event)"
     if row == NOT_RECORDED:
         return Statement(source, names, payload_of=as_expected)
-    store = EventStore(folder / "recorded", max_queue=10**6)
+    mode: Any = RECORDED[row]
+    store = EventStore(folder / f"recorded-{mode}", sync=mode, max_queue=10**6)
     store.attach(bus)
 
     async def finish() -> None:
@@ -185,7 +190,7 @@ def run(pace: Pace) -> list[Table]:
         column = measure(HEADING, rows, FILES, pace)
         emissions = {
             row: functools.partial(emission, row=row, folder=folder)
-            for row in (NOT_RECORDED, RECORDED)
+            for row in (NOT_RECORDED, *RECORDED)
         }
         emitting = measure("emit, 1 handler", emissions, NOT_RECORDED, pace)
         title = f"durable events, {file_system(folder)}"

@@ -18,14 +18,17 @@ from stores import names, numbers, payloads, until
 from agent_event_bus import EventKey
 from agent_event_bus.store import EventStore, StoreClosedError, StoredEvent, StoreError
 
-modes = pytest.mark.parametrize("sync", ["each", "batch"])
+modes = pytest.mark.parametrize("sync", ["each", "process", "batch"])
 
 
 # Appending
 
 
-def test_each_returns_the_number_of_an_event_that_another_store_can_read(path: Path) -> None:
-    with EventStore(path, sync="each") as store, EventStore(path) as other:
+@pytest.mark.parametrize("sync", ["each", "process"])
+def test_each_returns_the_number_of_an_event_that_another_store_can_read(
+    path: Path, sync: Any
+) -> None:
+    with EventStore(path, sync=sync) as store, EventStore(path) as other:
         assert store.append("a", {"n": 1}) == 1
         assert payloads(other) == [{"n": 1}]
         assert store.append("b") == 2
@@ -461,7 +464,7 @@ def test_close_stores_what_is_queued_and_leaves_one_file(path: Path, sync: Any) 
     with EventStore(path, sync=sync) as store:
         for number in range(5000):
             store.append("a", number)
-            if sync == "each" and number == 20:
+            if sync != "batch" and number == 20:
                 break
     assert [file.name for file in path.parent.iterdir()] == ["events.db"]
     with EventStore(path) as store:

@@ -22,7 +22,7 @@ from helpers import run_isolated
 from agent_event_bus import EventBus
 from agent_event_bus.store import EventStore, StoreError, verify_file
 
-KILL_ROUNDS = int(os.environ.get("AEB_KILL_ROUNDS", "18"))
+KILL_ROUNDS = int(os.environ.get("AEB_KILL_ROUNDS", "21"))
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 
@@ -33,7 +33,7 @@ class TestAProcessThatIsKilled:
         counts = json.loads(said)
         assert counts["rounds"] == KILL_ROUNDS
         assert counts["events"] > KILL_ROUNDS
-        for way in ("each", "batch", "async", "acks", "bus", "files"):
+        for way in ("each", "process", "batch", "async", "acks", "bus", "files"):
             assert counts[f"{way}: durable"] > 0, way
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import soon
-from stores import names, payloads, refusing
+from stores import names, payloads, refusing, writing_elsewhere
 
 from agent_event_bus import EventBus
-from agent_event_bus.store import EventStore
+from agent_event_bus.store import EventStore, StoreError
+from agent_event_bus.store.database import BUSY_SECONDS
 
 
 def written(path: Path) -> bytes:
@@ -22,7 +24,7 @@ def written(path: Path) -> bytes:
     return path.read_bytes()
 
 
-modes = pytest.mark.parametrize("sync", ["each", "batch"])
+modes = pytest.mark.parametrize("sync", ["each", "process", "batch"])
 
 
 @modes
@@ -322,6 +324,50 @@ def test_with_each_a_disk_that_refuses_is_counted_and_logged(
     assert record.levelno == logging.ERROR
     assert "Event 'a' is not recorded" in record.getMessage()
     assert "contents" not in caplog.text
+
+
+def test_with_process_an_event_that_cannot_be_written_at_once_is_queued_in_its_order(
+    path: Path,
+) -> None:
+    bus = EventBus()
+    with EventStore(path, sync="process") as store:
+        store.attach(bus)
+        bus.emit("a", 0)
+        with writing_elsewhere(path):
+            began = time.monotonic()
+            for number in (1, 2, 3):
+                bus.emit("a", number)
+            assert time.monotonic() - began < BUSY_SECONDS / 2  # which others wait for their turn
+            assert store.stats()["uncommitted"] == 3
+            assert payloads(store) == [0]
+        assert store.flush()
+        bus.emit("a", 4)
+        assert payloads(store) == [0, 1, 2, 3, 4]
+        assert store.stats()["dropped"] == store.stats()["uncommitted"] == 0
+
+
+def test_with_process_a_disk_that_refuses_makes_events_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = EventBus()
+    with EventStore(path, sync="process") as store:
+        store.attach(bus)
+        with refusing(path, monkeypatch):
+            assert bus.emit("a", 1) == 1
+            with pytest.raises(StoreError, match="locked"):
+                store.append("a", 2)
+        assert store.flush()
+        assert payloads(store) == [1]
+
+
+def test_with_process_nothing_waits_in_the_process_when_emit_returns(path: Path) -> None:
+    bus = EventBus()
+    with EventStore(path, sync="process") as store, EventStore(path) as other:
+        store.attach(bus)
+        for number in range(100):
+            bus.emit("a", number)
+            assert store.stats()["uncommitted"] == 0
+        assert payloads(other) == [*range(100)]
 
 
 def test_emitting_never_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

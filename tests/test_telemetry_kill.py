@@ -26,7 +26,7 @@ ROUNDS = int(os.environ.get("AEB_KILL_ROUNDS", "2"))
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("number", range(ROUNDS))
 @pytest.mark.parametrize("way", ["router", "plain"])
-@pytest.mark.parametrize("mode", ["each", "batch", "unflushed"])
+@pytest.mark.parametrize("mode", ["default", "each", "batch", "unflushed"])
 def test_what_was_acknowledged_survives(path: Path, mode: str, way: str, number: int) -> None:
     script = ISOLATED / "telemetry_killed.py"
     process = subprocess.Popen(
@@ -52,5 +52,5 @@ def test_what_was_acknowledged_survives(path: Path, mode: str, way: str, number:
     assert len(numbers) >= acknowledged[-1]
     assert [event.seq for event in events] == numbers
     assert {event.run_id for event in events} == {"killed"}
-    if mode == "each":
+    if mode in ("default", "each"):
         assert len(numbers) <= acknowledged[-1] + 1

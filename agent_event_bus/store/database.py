@@ -146,6 +146,8 @@ class Database:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._inside = False  # a transaction is in progress
+        self._relaxed = False  # commits of the connection that writes need not be on the disk
+        self.is_synced = True  # all that was committed here is on the disk, for sure
         self._closed = False
         self._file: tuple[int, int] | None = None  # which one was opened
         with self.write_lock, self._errors():
@@ -158,7 +160,8 @@ class Database:
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            # Each commit is on the disk when it returns, on macOS in the drive's cache too.
+            # Each commit is on the disk when it returns, on macOS in the drive's cache too; other
+            # than those that _durably() is not asked for.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
@@ -185,6 +188,7 @@ class Database:
                 connection.close()
                 raise
             self._writer = connection
+            self._relaxed = False
             self._file = self._found()
         return self._writer
 
@@ -251,13 +255,13 @@ class Database:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         return mark, version, tables is not None
 
-    def _retry(self, action: Callable[[], Result]) -> Result:
-        """Do what may find another process writing, until it is our turn.
+    def _retry(self, action: Callable[[], Result], seconds: float | None = None) -> Result:
+        """Do what may find another process writing, until it is our turn, for so long at most.
 
         The waits are short and random: those of SQLite grow to 0.1 s, in which a busy writer of
         another process could take every turn.
         """
-        end = time.monotonic() + BUSY_SECONDS
+        end = time.monotonic() + (BUSY_SECONDS if seconds is None else seconds)
         while True:
             try:
                 return action()
@@ -286,19 +290,29 @@ class Database:
         with self.write_lock, self._errors():
             self._no_nesting()
             connection = self._writing()
+            self._durably(connection, True)
             self._inside = True
             try:
                 self._retry(lambda: connection.execute("BEGIN IMMEDIATE"))
                 yield connection
                 connection.execute("COMMIT")
+                self.is_synced = True
             except BaseException:
                 _roll_back(connection)
                 raise
             finally:
                 self._inside = False
 
-    def insert(self, rows: Sequence[Row]) -> list[int]:
-        """Insert events durably, as fast as that goes, and return their numbers.
+    def insert(
+        self, rows: Sequence[Row], *, durable: bool = True, seconds: float | None = None
+    ) -> list[int]:
+        """Insert events, as fast as that goes, and return their numbers.
+
+        Args:
+            rows: The events.
+            durable: Whether they have to be on the disk when this returns. Otherwise the operating
+                system has them, and this process may die; `sync` brings them to the disk.
+            seconds: How long to wait at most while another process writes; None for the usual time.
 
         Raises:
             StoreError: What SQLite refused.
@@ -311,18 +325,67 @@ class Database:
             self._no_nesting()
             try:
                 connection = self._writing()
+                self._durably(connection, durable)
+                self.is_synced = self.is_synced and durable
                 self._inside = True
                 try:
                     # A statement outside a transaction is one of its own.
-                    return insert(connection, rows)
+                    numbers = insert(connection, rows)
                 except sqlite3.OperationalError as error:
                     if not is_busy(error):
                         raise
-                    return self._retry(lambda: insert(connection, rows))
+                    numbers = self._retry(lambda: insert(connection, rows), seconds)
                 finally:
                     self._inside = False
+                self.is_synced = durable
+                return numbers
             except sqlite3.Error as error:
                 raise StoreError(f"{self.path!r}: {error}") from error
+
+    def try_insert(self, row: Row, seconds: float) -> bool:
+        """Insert an event without waiting for the disk, if nothing is in the way; say whether.
+
+        Args:
+            row: The event.
+            seconds: How long to wait at most for another thread, and then for another process.
+
+        Raises:
+            StoreClosedError: The store is closed.
+        """
+        if not self.write_lock.acquire(timeout=seconds):
+            return False
+        try:
+            self.insert([row], durable=False, seconds=seconds)
+        except StoreClosedError:
+            raise
+        except StoreError:
+            return False
+        finally:
+            self.write_lock.release()
+        return True
+
+    def _durably(self, connection: sqlite3.Connection, durable: bool) -> None:
+        """Have the commits that follow wait for the disk, or not."""
+        # The flag is set before and cleared after, so that one which is wrong, because an interrupt
+        # came in between, only sets the connection once more to what it is.
+        if durable and self._relaxed:
+            connection.execute("PRAGMA synchronous = FULL")
+            self._relaxed = False
+        elif not durable and not self._relaxed:
+            self._relaxed = True
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+    def sync(self) -> None:
+        """Bring to the disk what was inserted without waiting for it.
+
+        Raises:
+            StoreError: What SQLite refused.
+            StoreClosedError: The store is closed.
+        """
+        if not self.is_synced:
+            with self.transaction() as connection:
+                # Writes a page, and a commit that waits for the disk waits for the whole log.
+                connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def _no_nesting(self) -> None:
         # The lock is re-entrant: a signal handler or a finaliser may come here in the middle of a

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["EventStore"]
 
 STATS_SECONDS = 0.5
+# Seconds that an emission waits at most to be written with sync="process".
+PATIENCE = 0.05
 
 
 class EventStore:
@@ -46,8 +48,9 @@ class EventStore:
 
     Args:
         path: The file; made if it is not there, in a directory that is.
-        sync: ``"each"``: ``append`` returns when the event is on the disk. ``"batch"``: it only
-            queues the event, and a thread writes what has come together within 50 ms.
+        sync: ``"each"``: ``append`` returns when the event is on the disk. ``"process"``: when it
+            is written, which outlives the process but not the machine. ``"batch"``: it only queues
+            the event, and a thread writes what has come together within 50 ms.
         redact: Called as ``redact(name, payload)`` before anything is written, in the thread that
             emits; what it returns is written instead of the payload, which it must not change. If
             it raises an ``Exception``, the event is written without a payload.
@@ -66,13 +69,13 @@ class EventStore:
         self,
         path: str | os.PathLike[str],
         *,
-        sync: Literal["each", "batch"] = "batch",
+        sync: Literal["each", "process", "batch"] = "batch",
         redact: Redact | None = None,
         max_queue: int = 100_000,
         overflow: Literal["drop_oldest", "drop_newest", "block"] = "drop_oldest",
     ) -> None:
-        if sync not in ("each", "batch"):
-            raise ValueError(f"sync must be 'each' or 'batch', not {sync!r}")
+        if sync not in ("each", "process", "batch"):
+            raise ValueError(f"sync must be 'each', 'process' or 'batch', not {sync!r}")
         if overflow not in POLICIES:
             raise ValueError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
         if arguments.number("max_queue", max_queue) < 1:
@@ -80,7 +83,7 @@ class EventStore:
         self._capture = Capture(redact)
         self._redacts = redact is not None
         self._reports = Reports()
-        self._each = sync == "each"
+        self._sync = sync
         self._closed = False
         self._database = Database(path)
         self._writer = Writer(self._database, max_queue, overflow)
@@ -119,21 +122,21 @@ class EventStore:
             timestamp: When it happened: seconds since the epoch, None for now.
 
         Returns:
-            With ``sync="each"`` the number of the event, which is on the disk; with ``"batch"``
-            None: the event is queued.
+            With ``sync="each"`` the number of the event, which is on the disk, and with
+            ``"process"`` that of one which is written; with ``"batch"`` None: the event is queued.
 
         Raises:
             ValueError: The name is none of an event, or the timestamp is not finite.
             TypeError: An argument is of the wrong type.
-            StoreError: With ``"each"``, the disk or the file refuses. With ``"batch"`` and
+            StoreError: The disk or the file refuses. With ``"batch"`` and
                 ``overflow="block"``, that is why there is no room. The event is not stored.
             StoreClosedError: The store is closed.
         """
         row = self._row(name, payload, run_id, timestamp)
-        if self._each:
-            return self._database.insert([row])[0]
-        self._writer.put(row)
-        return None
+        if self._sync == "batch":
+            self._writer.put(row)
+            return None
+        return self._database.insert([row], durable=self._sync == "each")[0]
 
     async def append_async(
         self,
@@ -191,9 +194,9 @@ class EventStore:
         try:
             when = arguments.timestamp(timestamp)
             row = self._capture.row(name, payload, None, when, run_id_of_payload=True)
-            if self._each:
+            if self._sync == "each":
                 self._database.insert([row])
-            else:
+            elif self._sync == "batch" or not self._written(row):
                 self._writer.put(row)
         except StoreClosedError:
             self._writer.count_dropped()
@@ -210,6 +213,10 @@ class EventStore:
             said = error if isinstance(error, StoreError) else type(error).__name__
             if self._reports.due("not recorded"):
                 self._reports.log(logging.ERROR, "Event %r is not recorded: %s", name, said)
+
+    def _written(self, row: Row) -> bool:
+        """Write an event at once, unless others are in front of it or in the way."""
+        return self._writer.is_settled() and self._database.try_insert(row, PATIENCE)
 
     def attach(self, bus: EventBus, key: Any = "*") -> Subscription:
         """Record every event of a bus that matches a key.
@@ -582,6 +589,7 @@ class EventStore:
             self._closed = True
             try:
                 self._writer.close()
+                self._database.sync()
             except StoreError:
                 self._database.close()
                 raise

@@ -167,7 +167,7 @@ class Writer:
             return False  # it would wait for itself
         done: Future[None] = Future()
         with self.lock:
-            if self._queue.is_settled():
+            if self._queue.is_settled() and self.database.is_synced:
                 return True
             self._queue.put(None, done)
             if self._thread is None:
@@ -181,6 +181,11 @@ class Writer:
             done.cancel()
             return False
         return True
+
+    def is_settled(self) -> bool:
+        """Whether nothing is queued or being committed."""
+        with self.lock:
+            return self._queue.is_settled()
 
     def is_writing_here(self) -> bool:
         """Whether this is the thread that writes, which has called a log handler."""
@@ -372,6 +377,7 @@ class Writer:
                 consumer, seq = cast("tuple[str, int]", data)
                 acks.setdefault(consumer, []).append((index, seq))
         if not rows and not acks:
+            self.database.sync()
             return results
         if not acks:
             for index, number in zip(events, self.database.insert(rows)):

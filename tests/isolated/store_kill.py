@@ -2,8 +2,8 @@
 
     python tests/isolated/store_kill.py FOLDER ROUNDS [SEED]
 
-Each round forks a child that writes in one of six ways and reports through a pipe what it was told
-is durable. After a random time it is killed with SIGKILL. Then the parent opens the same store and
+Each round forks a child that writes in one of seven ways and reports through a pipe what it was
+told is durable. After a random time it is killed with SIGKILL. Then the parent opens the store and
 checks, over all rounds:
 
 - what was reported as durable is there, exactly once, under the number that was reported, and no
@@ -65,6 +65,15 @@ def write_each(path: Path, round_: int, report: Report) -> None:
     with EventStore(path, sync="each") as store:
         for number in range(10**9):
             seq = store.append("each", event(round_, 0, number))
+            assert seq is not None
+            report(DURABLE, number, seq)
+
+
+def write_process(path: Path, round_: int, report: Report) -> None:
+    """Append one after another, each with the operating system when the call returns."""
+    with EventStore(path, sync="process") as store:
+        for number in range(10**9):
+            seq = store.append("process", event(round_, 0, number))
             assert seq is not None
             report(DURABLE, number, seq)
 
@@ -152,6 +161,7 @@ def write_files(path: Path, round_: int, report: Report) -> None:
 
 WAYS = {
     "each": write_each,
+    "process": write_process,
     "batch": write_batch,
     "async": write_async,
     "acks": write_acks,

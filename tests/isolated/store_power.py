@@ -169,6 +169,28 @@ def batch(folder: Path) -> Failures:
     return failures
 
 
+def process(folder: Path) -> Failures:
+    """Append without waiting for the disk; durable is what was flushed, or acknowledged after."""
+    failures = Failures(folder)
+    written: dict[int, int] = {}
+    with EventStore(folder / "log.db", sync="process") as store:
+        for number in range(EVENTS):
+            seq = store.append("a", {"number": number, "text": TEXT})
+            assert seq is not None
+            written[seq] = number
+            if number % 50 == 24:
+                store.ack("mailer", seq)
+                failures.acked.add(seq)
+            elif number % 50 == 49:
+                assert store.flush()
+            if number % 25 == 24:
+                failures.durable.update(written)
+                written.clear()
+            if number % EVERY == 11:
+                failures.fail()
+    return failures
+
+
 async def tasks(folder: Path) -> Failures:
     """Append from many tasks."""
     failures = Failures(folder)
@@ -192,7 +214,7 @@ def main(folder: Path) -> None:
     """Write in each way, in a process that has the library, and check."""
     counts: dict[str, Any] = {}
     library = compiled(folder)
-    for run in (each, batch, tasks):
+    for run in (each, process, batch, tasks):
         place = folder / run.__name__
         (place / "disk").mkdir(parents=True)
         first = os.environ.get("LD_PRELOAD")  # a sanitizer wants to be
@@ -218,7 +240,7 @@ if __name__ == "__main__":
         if sys.argv[2] == "tasks":
             result = asyncio.run(tasks(where))
         else:
-            result = {"each": each, "batch": batch}[sys.argv[2]](where)
+            result = {"each": each, "process": process, "batch": batch}[sys.argv[2]](where)
         # The copies are opened where no file is kept any more.
         os.environ.pop("KEPT_FOLDER")
         there = result.check(EVENTS)

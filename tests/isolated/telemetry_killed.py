@@ -1,6 +1,6 @@
 """Route events to a PersistenceHandler until this process is killed; print what was acknowledged.
 
-usage: telemetry_killed.py PATH each|batch|unflushed [plain]
+usage: telemetry_killed.py PATH default|each|batch|unflushed [plain]
 
 Each line is the number of the last event that must survive. In the mode "unflushed" nothing is
 flushed, and a line is printed when the store has nothing uncommitted any more. With "plain" the
@@ -18,7 +18,12 @@ from agent_event_bus import EventBus
 from agent_event_bus.telemetry import PersistenceHandler, ProductionTelemetryRouter
 
 path, mode = sys.argv[1:3]
-options: dict[str, Any] = {"sync": "each"} if mode == "each" else {"sync": "batch"}
+options: dict[str, Any] = {
+    "default": {},
+    "each": {"sync": "each"},
+    "batch": {"sync": "batch"},
+    "unflushed": {"sync": "batch"},
+}[mode]
 handler = PersistenceHandler(path, **options)
 emit: Any
 if "plain" in sys.argv:
