@@ -103,8 +103,8 @@ class PersistenceHandler:
 
         Args:
             event_name: The event name.
-            payload: Any object. When it is a mapping with a string under ``"run_id"``, that is the
-                run of the event.
+            payload: Any object. When it is a mapping with a ``"run_id"``, string, int or UUID, that
+                is the run of the event.
         """
         self._record(event_name, payload)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from helpers import soon
@@ -130,7 +131,10 @@ class Odd(Mapping[str, Any]):
     [
         ({"run_id": "run 1"}, "run 1"),
         ({"run_id": None}, None),
-        ({"run_id": 5}, None),
+        ({"run_id": 5}, "5"),
+        ({"run_id": UUID(int=7)}, "00000000-0000-0000-0000-000000000007"),
+        ({"run_id": True}, None),
+        ({"run_id": 1.5}, None),
         ({"other": 1}, None),
         (["run_id"], None),
         (None, None),

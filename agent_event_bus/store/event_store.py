@@ -187,8 +187,8 @@ class EventStore:
 
         Args:
             name: The event name; anything that a bus emits.
-            payload: Any object. When it is a mapping with a string under ``"run_id"``, that is the
-                run of the event.
+            payload: Any object. When it is a mapping with a ``"run_id"``, string, int or UUID, that
+                is the run of the event.
             timestamp: When it happened: seconds since the epoch, None for now.
         """
         try:

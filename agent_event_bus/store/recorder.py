@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable
+from uuid import UUID
 
 from agent_event_bus import Event, EventBus
 from agent_event_bus.store.arguments import storable
@@ -123,12 +124,19 @@ class Capture:
 
 
 def run_id_of(payload: object) -> str | None:
-    """Return the run that a payload belongs to, when it is a mapping that has one as text."""
+    """Return the run that a payload belongs to, when it is a mapping that has one.
+
+    A run may be a string, and an int or a UUID, of which the digits are taken.
+    """
     try:
         if not isinstance(payload, Mapping):
             return None
         found = payload.get("run_id")
-        return str.__str__(found) if isinstance(found, str) else None
+        if isinstance(found, str):
+            return str.__str__(found)
+        if isinstance(found, int) and not isinstance(found, bool):
+            return int.__repr__(found)
+        return str(found) if isinstance(found, UUID) else None
     except Exception:  # of the user's: a mapping, or an attribute `__class__`
         return None
 
