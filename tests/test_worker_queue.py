@@ -196,11 +196,14 @@ class TestHandlersThatPublish:
             await inner.join()
             await inner.stop()
 
+        log: list[Any] = []
         outer.subscribe(Event, handler)
+        outer.subscribe(Event, lambda event: log.append(event.content))
         outer.start()
         await outer.publish(Event("s", 0))
         await soon(outer.join())
         await outer.stop()
+        assert log == [0, 1, 2, 3]
 
     async def test_handlers_of_another_bus_wait(self) -> None:
         first, second = EventBus(maxsize=1), EventBus(maxsize=1)
@@ -222,7 +225,7 @@ class TestHandlersThatPublish:
 
 class TestJoin:
     async def test_it_returns_at_once_when_there_is_nothing(self) -> None:
-        await soon(EventBus().join())
+        assert await soon(EventBus().join()) is None  # type: ignore[func-returns-value]
 
     async def test_it_waits_for_the_event_in_hand(self) -> None:
         bus = EventBus()

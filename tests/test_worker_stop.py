@@ -96,6 +96,8 @@ class TestStop:
         bus.subscribe(Event, handler)
         await bus.publish(Event("s", 1))
         await soon(bus.start())
+        assert not bus.is_running()
+        assert not bus.has_crashed()
 
     async def test_to_cancel_who_waits_does_not_undo_it(self) -> None:
         bus = EventBus()

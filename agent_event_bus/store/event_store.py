@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Iterator
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Literal
@@ -370,10 +369,7 @@ class EventStore:
             RuntimeError: The bus is closed.
             Exception: What ``emit_async`` raises, of a guard say, ends the replay.
         """
-        if speed is not None:
-            arguments.number("speed", speed, (int, float))
-            if not speed > 0:
-                raise ValueError(f"speed must be more than 0, not {speed!r}")
+        pace = None if speed is None else replay.Speed(speed)
         if consumer is not None:
             consumer = arguments.consumer(consumer)
         elif auto_ack:
@@ -382,7 +378,7 @@ class EventStore:
         if consumer is not None and not self._knows(consumer):
             # In a thread: the loop should not wait while another process writes.
             await asyncio.get_running_loop().run_in_executor(None, self._know, consumer)
-        return await replay.replay(self, bus, found, consumer, speed, auto_ack, self._reports)
+        return await replay.replay(self, bus, found, consumer, pace, auto_ack, self._reports)
 
     # Consumers
 
@@ -475,16 +471,7 @@ class EventStore:
             StoreError: The disk or the file refuses.
             StoreClosedError: The store is closed.
         """
-        if before_seq is None and older_than is None and keep_last is None:
-            raise ValueError("prune needs a condition")
-        if before_seq is not None:
-            arguments.count("before_seq", before_seq)
-        if keep_last is not None:
-            keep_last = arguments.count("keep_last", keep_last)
-        oldest = None
-        if older_than is not None:
-            oldest = time.time() - arguments.seconds("older_than", older_than)
-        return prune(self._database, before_seq, oldest, keep_last)
+        return prune(self._database, before_seq, older_than, keep_last)
 
     def export_jsonl(self, path: str | os.PathLike[str]) -> int:
         """Write every event that is on the disk to a file, one JSON object a line.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from agent_event_bus.store import arguments
 from agent_event_bus.store.database import Database
 
 __all__ = ["prune"]
@@ -22,16 +25,21 @@ AND NOT EXISTS (
 
 
 def prune(
-    database: Database, before_seq: int | None, oldest: float | None, keep_last: int | None
+    database: Database, before_seq: int | None, older_than: float | None, keep_last: int | None
 ) -> int:
     """Delete the events that meet all conditions, and return how many.
 
-    Args:
-        database: Where.
-        before_seq: Only events with a lower number.
-        oldest: Only events with an earlier timestamp.
-        keep_last: Not the last so many.
+    Arguments and errors are those of ``EventStore.prune``.
     """
+    if before_seq is None and older_than is None and keep_last is None:
+        raise ValueError("prune needs a condition")
+    if before_seq is not None:
+        before_seq = arguments.count("before_seq", before_seq)
+    if keep_last is not None:
+        keep_last = arguments.count("keep_last", keep_last)
+    oldest = None
+    if older_than is not None:
+        oldest = time.time() - arguments.seconds("older_than", older_than)
     deleted = 0
     (bounds,) = database.query("SELECT min(seq), max(seq) FROM events")
     first, last = bounds

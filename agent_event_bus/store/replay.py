@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agent_event_bus import EventBus
+from agent_event_bus.store import arguments
 from agent_event_bus.store.database import Database, last_seq
 from agent_event_bus.store.encoding import decode
 from agent_event_bus.store.errors import StoreClosedError, StoreError
@@ -142,6 +143,8 @@ class Speed:
     """
 
     def __init__(self, factor: float) -> None:
+        if not arguments.number("speed", factor, (int, float)) > 0:
+            raise ValueError(f"speed must be more than 0, not {factor!r}")
         self._factor = factor
         self._due: float | None = None
         self._last = 0.0
@@ -165,13 +168,12 @@ async def replay(
     bus: Bus,
     found: Iterator[StoredEvent],
     consumer: str | None,
-    speed: float | None,
+    pace: Speed | None,
     auto_ack: bool,
     reports: Reports,
 ) -> int:
     """Deliver events to a bus, see ``EventStore.replay``."""
     names = EventBus()
-    pace = None if speed is None else Speed(speed)
     delivered = 0
     for event in found:
         try:
