@@ -24,10 +24,10 @@ from agent_event_bus import EventBus
 
 WARM_UP = 12
 ROUNDS = 20
-# Objects of asyncio, logging and free lists may come and go between two measurements: a handful,
-# where one leaked in each emission would be thousands.
+# Objects of asyncio, logging and free lists may come and go between two measurements: a few,
+# where one leaked in each emission would be ten thousand.
 FEW_OBJECTS = 40
-FEW_BLOCKS = 400
+FEW_BLOCKS = 1500
 FEW_KILOBYTES = 1024
 
 
