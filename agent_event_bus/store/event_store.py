@@ -561,9 +561,10 @@ class EventStore:
         """Write what is queued, and close. Closing again does nothing.
 
         Raises:
-            StoreError: Events could not be written and are lost; the store is closed all the same.
-                Or a signal handler or a finaliser has come in the middle of another call to the
-                store in the same thread; it is not closed then.
+            StoreError: Events could not be written and are lost, or with ``"process"`` not brought
+                to the disk; the store is closed all the same. Or a signal handler or a finaliser
+                has come in the middle of another call to the store in the same thread; it is not
+                closed then.
         """
         if self._writer.is_interrupted():
             raise StoreError(f"{self.path!r}: closed in the middle of a call of the same thread")

@@ -440,12 +440,13 @@ class Writer:
         with self.lock:
             count, self._reported = self._dropped - self._reported, self._dropped
         if count:
-            self._reports.log(
-                logging.WARNING,
-                "The queue of %s is full; events dropped: %d",
-                self.database.path,
-                count,
-            )
+            self._log_dropped(count)
+
+    def _log_dropped(self, count: int) -> None:
+        path = self.database.path
+        self._reports.log(
+            logging.WARNING, "The queue of %s is full; events dropped: %d", path, count
+        )
 
     def _lose(self) -> int:
         """Drop what is still queued, tell those who wait, and say so; return how many events."""
@@ -461,12 +462,7 @@ class Writer:
         error = StoreClosedError(f"the store {path!r} is closed")
         resolve([(waiter, same(error)) for _, _, waiter in left])
         if unreported:
-            self._reports.log(
-                logging.WARNING,
-                "The queue of %s is full; events dropped: %d",
-                path,
-                unreported,
-            )
+            self._log_dropped(unreported)
         if lost:
             self._reports.log(
                 logging.ERROR, "Events lost, because %s could not be written: %d", path, lost

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,19 +27,19 @@ from agent_event_bus.store import EventStore, StoreError
 TEXT = "x" * 500
 
 
-class Disk:
+class Disk(ABC):
     """A disk that can be filled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @abstractmethod
     def fill(self) -> None:
         """Leave no room."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_room(self) -> None:
         """Have room again."""
-        raise NotImplementedError
 
 
 class Limited(Disk):
