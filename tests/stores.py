@@ -1,7 +1,8 @@
-"""What the tests of the store share: a disk that refuses, payloads, and waiting for a condition."""
+"""What the tests of the store share: a disk that refuses, alarms, payloads, and waiting."""
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -64,3 +65,30 @@ def refusing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch, writing_elsewhere(path):
         patch.setattr(database, "BUSY_SECONDS", 0.0)
         yield
+
+
+class Alarms:
+    """Calls a handler again and again, in the middle of whatever the main thread does.
+
+    What is tested is opened within, and closed when this ends: an alarm may be on its way in a
+    thread of the store when no more are asked for, and must not meet the handler of before.
+    """
+
+    def __enter__(self) -> Alarms:
+        self._handler: Callable[[], object] = int
+        self._previous = signal.signal(signal.SIGALRM, lambda *_: self._handler())
+        return self
+
+    def start(self, seconds: float, handler: Callable[[], object]) -> None:
+        """Call a handler every so many seconds."""
+        self._handler = handler
+        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+
+    def stop(self) -> None:
+        """Call it no more; also when an alarm is on its way."""
+        self._handler = int
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        signal.signal(signal.SIGALRM, self._previous)

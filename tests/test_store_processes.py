@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from helpers import DEADLINE, ISOLATED, PACKAGES, is_gone, run_isolated
-from stores import numbers, payloads, until
+from stores import Alarms, numbers, payloads, until
 
 from agent_event_bus import EventBus
 from agent_event_bus.store import EventStore, StoreError
@@ -196,9 +196,10 @@ def test_a_bus_holds_the_store_that_records_it(path: Path) -> None:
 def test_a_signal_handler_may_append_in_the_middle_of_anything(path: Path) -> None:
     taken: list[str] = []
     refusals: list[str] = []
-    with EventStore(path, sync="each") as store, EventStore(path) as queued:
+    appended = 0
+    with Alarms() as alarms, EventStore(path, sync="each") as store, EventStore(path) as queued:
 
-        def handle(*_: object) -> None:
+        def handle() -> None:
             queued.append("signal")
             try:
                 store.append("signal")
@@ -207,17 +208,12 @@ def test_a_signal_handler_may_append_in_the_middle_of_anything(path: Path) -> No
                 taken.append("refused")
                 refusals.append(str(error))
 
-        previous = signal.signal(signal.SIGALRM, handle)
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        try:
-            appended = 0
-            while len(taken) < 100:
-                store.append("main")
-                queued.append("main")
-                appended += 2
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
+        alarms.start(0.001, handle)
+        while len(taken) < 100:
+            store.append("main")
+            queued.append("main")
+            appended += 2
+        alarms.stop()
         assert queued.flush(DEADLINE)
         expected = appended + len(taken) + taken.count("stored")
         assert store.stats()["stored"] == expected
