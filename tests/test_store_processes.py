@@ -81,6 +81,31 @@ def test_a_daemon_thread_that_emits_to_the_end_loses_nothing_silently(path: Path
     assert found == list(range(len(found))) or "events dropped" in said
 
 
+def test_what_a_daemon_thread_is_about_to_write_at_the_end_is_not_taken_from_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventStore(path) as store:
+        writer = store._writer
+        lose = writer._lose
+        late: list[int] = []
+
+        def lose_later() -> int:
+            late.append(len(late) + 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(writer, "_drain", int)  # it has put in an event, and got no further
+                store.append("a", late[-1])
+            return lose()
+
+        store.append("a", 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "_lose", lose_later)
+            writer.exit()
+        writer._drain()
+        assert late
+        assert payloads(store) == [0, *late]
+        assert store.stats()["dropped"] == 0
+
+
 def test_a_finaliser_may_append_to_the_end(path: Path) -> None:
     said = leave(path, "finaliser")
     assert stored(path) == [0, 1] or "Error" in said  # stored, or said aloud

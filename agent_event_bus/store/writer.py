@@ -295,7 +295,7 @@ class Writer:
         """Write what is queued when the program ends, which waits for this, but not for ever."""
         end = time.monotonic() + LAST_SECONDS
         self._drain()
-        while self._queue and time.monotonic() < end:
+        while self._failing and time.monotonic() < end:
             time.sleep(min(RETRY_SECONDS, LAST_SECONDS))
             self._drain()
         self._lose()
@@ -450,10 +450,12 @@ class Writer:
 
     def _lose(self) -> int:
         """Drop what is still queued, tell those who wait, and say so; return how many events."""
+        # At the end of the program a daemon thread that has put something in writes it by itself.
+        kept = not (self._closing or self._failing or self.is_interrupted())
         # When nobody has anything in hand, which might come back into the queue afterwards.
         with self._turn, self.lock:
-            lost = len(self._queue.events)
-            left = self._queue.clear()
+            left = [] if kept else self._queue.clear()
+            lost = sum(1 for _, _, waiter in left if waiter is None)
             unreported = self._dropped - self._reported
             self._dropped += lost
             self._reported = self._dropped
