@@ -450,10 +450,11 @@ class Writer:
 
     def _lose(self) -> int:
         """Drop what is still queued, tell those who wait, and say so; return how many events."""
-        # At the end of the program a daemon thread that has put something in writes it by itself.
-        kept = not (self._closing or self._failing or self.is_interrupted())
+        interrupted = self.is_interrupted()
         # When nobody has anything in hand, which might come back into the queue afterwards.
         with self._turn, self.lock:
+            # At the end of the program a daemon thread that has put something in writes it itself.
+            kept = not (self._closing or self._failing or interrupted)
             left = [] if kept else self._queue.clear()
             lost = sum(1 for _, _, waiter in left if waiter is None)
             unreported = self._dropped - self._reported
