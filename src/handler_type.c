@@ -64,9 +64,9 @@ handler_cancel(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 
 /* The done-callback of tasks that are told of a failure. */
 static PyObject *
-handler_retrieve(aeb_handler_task *Py_UNUSED(self), PyObject *task)
+handler_retrieve(aeb_handler_task *self, PyObject *task)
 {
-    PyObject *answer = PyObject_CallMethod(task, "exception", NULL);
+    PyObject *answer = PyObject_CallMethodNoArgs(task, self->state->str_exception);
     if (answer == NULL) { /* it was cancelled as well */
         PyErr_Clear();
     }

@@ -69,11 +69,9 @@ call_init(initproc init, PyObject *task, PyObject *coro, PyObject *kwargs_steal)
 
 /* Reads an attribute in the way of asyncio.Task; NULL, without an exception, when it has none. */
 static PyObject *
-task_attribute(PyObject *task, const char *name)
+task_attribute(PyObject *task, PyObject *name)
 {
-    PyObject *text = PyUnicode_FromString(name);
-    PyObject *value = text == NULL ? NULL : PyObject_GenericGetAttr(task, text);
-    Py_XDECREF(text);
+    PyObject *value = PyObject_GenericGetAttr(task, name);
     if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
     }
@@ -82,9 +80,9 @@ task_attribute(PyObject *task, const char *name)
 
 /* add_done_callback(callback, context=context).  0 or -1. */
 static int
-add_callback(PyObject *task, PyObject *callback, PyObject *context)
+add_callback(aeb_state *state, PyObject *task, PyObject *callback, PyObject *context)
 {
-    PyObject *answer = NULL, *add = task_attribute(task, "add_done_callback");
+    PyObject *answer = NULL, *add = task_attribute(task, state->str_add_done_callback);
     PyObject *args = PyTuple_Pack(1, callback);
     PyObject *kwargs = Py_BuildValue("{sO}", "context", context);
     if (add != NULL && args != NULL && kwargs != NULL) {
@@ -230,24 +228,25 @@ marks_clear(lazy_marks *marks)
 }
 
 static int
-marks_read(PyObject *task, lazy_marks *marks)
+marks_read(aeb_state *state, PyObject *task, lazy_marks *marks)
 {
     const aeb_task_fields *fields = aeb_task_fields_of(task);
     *marks = (lazy_marks){0};
     if (fields->image == NULL || aeb_task_is_unchanged(task, fields)) {
         return 0;
     }
-    PyObject *must_cancel = task_attribute(task, "_must_cancel");
+    PyObject *must_cancel = task_attribute(task, state->str_must_cancel);
     marks->must_cancel = must_cancel == Py_True;
     Py_XDECREF(must_cancel);
-    marks->message = PyErr_Occurred() ? NULL : task_attribute(task, "_cancel_message");
-    marks->callbacks = PyErr_Occurred() ? NULL : task_attribute(task, "_callbacks");
+    marks->message = PyErr_Occurred() ? NULL : task_attribute(task, state->str_cancel_message);
+    marks->callbacks = PyErr_Occurred() ? NULL : task_attribute(task, state->str_callbacks);
     PyObject *attributes = PyErr_Occurred() ? NULL : PyObject_GenericGetDict(task, NULL);
     if (attributes != NULL) {
         marks->attributes = PyDict_Copy(attributes);
         Py_DECREF(attributes);
     }
-    PyObject *method = PyErr_Occurred() ? NULL : task_attribute(task, "cancelling"); /* 3.11 */
+    PyObject *method =
+        PyErr_Occurred() ? NULL : task_attribute(task, state->str_cancelling); /* 3.11 */
     if (method != NULL) {
         PyObject *number = PyObject_CallNoArgs(method);
         marks->cancelling = number == NULL ? -1 : PyLong_AsSsize_t(number);
@@ -262,13 +261,13 @@ marks_read(PyObject *task, lazy_marks *marks)
 }
 
 static int
-add_callbacks(PyObject *task, PyObject *callbacks)
+add_callbacks(aeb_state *state, PyObject *task, PyObject *callbacks)
 {
     Py_ssize_t n = callbacks == NULL || callbacks == Py_None ? 0 : PyList_GET_SIZE(callbacks);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *callback, *context;
         if (!PyArg_ParseTuple(PyList_GET_ITEM(callbacks, i), "OO", &callback, &context) ||
-            add_callback(task, callback, context) < 0) {
+            add_callback(state, task, callback, context) < 0) {
             return -1;
         }
     }
@@ -277,9 +276,9 @@ add_callbacks(PyObject *task, PyObject *callbacks)
 
 /* Calls a method of `type` on the task; its answer is of no interest.  0 or -1. */
 static int
-call_unbound(PyTypeObject *type, const char *name, PyObject *task, PyObject *arg)
+call_unbound(PyTypeObject *type, PyObject *name, PyObject *task, PyObject *arg)
 {
-    PyObject *method = PyObject_GetAttrString((PyObject *)type, name);
+    PyObject *method = PyObject_GetAttr((PyObject *)type, name);
     if (method == NULL) {
         return -1;
     }
@@ -291,18 +290,18 @@ call_unbound(PyTypeObject *type, const char *name, PyObject *task, PyObject *arg
 
 /* Repeats requests to cancel, and those taken back, on a task that has become real. */
 static int
-repeat_cancels(PyObject *task, const lazy_marks *marks)
+repeat_cancels(aeb_state *state, PyObject *task, const lazy_marks *marks)
 {
     PyTypeObject *type = aeb_lazy_task_class(task);
     Py_ssize_t n = marks->cancelling > 0 ? marks->cancelling : marks->must_cancel;
     for (Py_ssize_t i = 0; marks->must_cancel && i < n; i++) {
-        if (call_unbound(type, "cancel", task, marks->message) < 0) {
+        if (call_unbound(type, state->str_cancel, task, marks->message) < 0) {
             return -1;
         }
     }
     if (marks->must_cancel && marks->cancelling == 0 &&
-        PyObject_HasAttrString((PyObject *)type, "uncancel")) {
-        return call_unbound(type, "uncancel", task, NULL);
+        PyObject_HasAttr((PyObject *)type, state->str_uncancel)) {
+        return call_unbound(type, state->str_uncancel, task, NULL);
     }
     return 0;
 }
@@ -333,7 +332,7 @@ aeb_task_make(PyObject *task, bool eager)
     aeb_handler_task *delivery = fields->delivery;
     aeb_state *state = delivery->state;
     lazy_marks marks;
-    if (marks_read(task, &marks) < 0) {
+    if (marks_read(state, task, &marks) < 0) {
         return -1;
     }
     int status = -1;
@@ -374,10 +373,10 @@ aeb_task_make(PyObject *task, bool eager)
         Py_XDECREF(attributes);
     }
     if (status == 0) {
-        status = add_callbacks(task, marks.callbacks);
+        status = add_callbacks(state, task, marks.callbacks);
     }
     if (status == 0) {
-        status = repeat_cancels(task, &marks);
+        status = repeat_cancels(state, task, &marks);
     }
     marks_clear(&marks);
     return status;
@@ -390,7 +389,7 @@ aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
     PyTypeObject *future = aeb_lazy_future_class(task);
     aeb_state *state = fields->delivery->state;
     lazy_marks marks;
-    if (marks_read(task, &marks) < 0) { /* somebody has given it attributes that fail */
+    if (marks_read(state, task, &marks) < 0) { /* somebody has given it attributes that fail */
         PyErr_WriteUnraisable(task);
         marks = (lazy_marks){0};
     }
@@ -404,19 +403,19 @@ aeb_task_finish(PyObject *task, PyObject *failure, bool cancelled)
         status = call_init(future->tp_init, task, NULL, kwargs);
     }
     if (status == 0) {
-        status = add_callbacks(task, marks.callbacks);
+        status = add_callbacks(state, task, marks.callbacks);
     }
     if (status == 0 && (cancelled || marks.must_cancel)) {
-        status = call_unbound(future, "cancel", task, marks.message);
+        status = call_unbound(future, state->str_cancel, task, marks.message);
     }
     else if (status == 0 && failure != NULL) {
-        status = call_unbound(future, "set_exception", task, failure);
+        status = call_unbound(future, state->str_set_exception, task, failure);
         if (status == 0) { /* it has been reported: nobody has to retrieve it */
             status = PyObject_GenericSetAttr(task, state->str_log_traceback, Py_False);
         }
     }
     else if (status == 0) {
-        status = call_unbound(future, "set_result", task, Py_None);
+        status = call_unbound(future, state->str_set_result, task, Py_None);
     }
     aeb_lazy_forget_image(task);
     fields->starter = NULL;

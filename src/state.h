@@ -47,13 +47,17 @@
     X(eager_task_kwnames)                                                                          \
     X(log_kwnames)
 
-/* Interned attribute and method names, one line each: field, text. */
+/* Interned attribute and method names, one line each: field, text.  A string made for each use would
+   also push another name out of the interpreter's cache of methods, and be kept there. */
 #define AEB_STATE_STRINGS(X)                                                                       \
     X(str_asyncio_future_blocking, "_asyncio_future_blocking")                                     \
     X(str_add_done_callback, "add_done_callback")                                                  \
     X(str_call_soon, "call_soon")                                                                  \
     X(str_call_soon_threadsafe, "call_soon_threadsafe")                                            \
+    X(str_callbacks, "_callbacks")                                                                 \
     X(str_cancel, "cancel")                                                                        \
+    X(str_cancel_message, "_cancel_message")                                                       \
+    X(str_cancelling, "cancelling")                                                                \
     X(str_close, "close")                                                                          \
     X(str_context, "context")                                                                      \
     X(str_create_future, "create_future")                                                          \
@@ -63,19 +67,23 @@
     X(str_eager_start, "eager_start")                                                              \
     X(str_error, "error")                                                                          \
     X(str_event_name, "event_name")                                                                \
+    X(str_exception, "exception")                                                                  \
     X(str_expire, "_expire")                                                                       \
     X(str_get_task_factory, "get_task_factory")                                                    \
     X(str_handler_name, "handler_name")                                                            \
     X(str_log_destroy_pending, "_log_destroy_pending")                                             \
     X(str_log_traceback, "_log_traceback")                                                         \
     X(str_loop, "loop")                                                                            \
+    X(str_must_cancel, "_must_cancel")                                                             \
     X(str_name, "name")                                                                            \
+    X(str_set_exception, "set_exception")                                                          \
     X(str_set_name, "set_name")                                                                    \
     X(str_set_result, "set_result")                                                                \
     X(str_start, "_start")                                                                         \
     X(str_task_factory, "_task_factory")                                                           \
     X(str_throw, "throw")                                                                          \
     X(str_time, "time")                                                                            \
+    X(str_uncancel, "uncancel")                                                                    \
     X(str_warning, "warning")
 
 /* One thread that is inside an emission, and how many emissions deep (see dispatch.h). */
