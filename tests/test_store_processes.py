@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import pickle
@@ -15,10 +16,10 @@ from typing import Any
 
 import pytest
 from helpers import DEADLINE, ISOLATED, PACKAGES, is_gone, run_isolated
-from stores import Alarms, numbers, payloads, until
+from stores import Alarms, numbers, payloads, refusing, until
 
 from agent_event_bus import EventBus
-from agent_event_bus.store import EventStore, StoreError
+from agent_event_bus.store import EventStore, StoreError, writer
 
 # Python 3.12 and later warn of a fork beside threads, which is what is tested.
 FORK_WARNING = "ignore:This process:DeprecationWarning"
@@ -85,25 +86,42 @@ def test_what_a_daemon_thread_is_about_to_write_at_the_end_is_not_taken_from_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EventStore(path) as store:
-        writer = store._writer
-        lose = writer._lose
+        lose = store._writer._lose
         late: list[int] = []
 
         def lose_later() -> int:
             late.append(len(late) + 1)
             with monkeypatch.context() as patch:
-                patch.setattr(writer, "_drain", int)  # it has put in an event, and got no further
+                patch.setattr(store._writer, "_drain", int)  # it has put in an event, and got no further
                 store.append("a", late[-1])
             return lose()
 
         store.append("a", 0)
         with monkeypatch.context() as patch:
-            patch.setattr(writer, "_lose", lose_later)
-            writer.exit()
-        writer._drain()
+            patch.setattr(store._writer, "_lose", lose_later)
+            store._writer.exit()
+        store._writer._drain()
         assert late
         assert payloads(store) == [0, *late]
         assert store.stats()["dropped"] == 0
+
+
+def test_a_program_does_not_wait_at_its_end_for_what_has_failed_and_is_not_queued(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    with EventStore(path) as store:
+
+        async def append() -> None:
+            with pytest.raises(StoreError):
+                await store.append_async("a")
+
+        with refusing(path, monkeypatch):
+            asyncio.run(append())
+            with monkeypatch.context() as patch:
+                patch.setattr(writer.time, "sleep", slept.append)
+                store._writer._finish()
+    assert slept == []
 
 
 def test_a_finaliser_may_append_to_the_end(path: Path) -> None:

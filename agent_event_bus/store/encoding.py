@@ -422,7 +422,7 @@ def _read_path(make: type[PurePath], stand_in: type[PurePath]) -> Callable[[dict
         text = _value(written)
         try:
             return make(text)
-        except NotImplementedError:
+        except NotImplementedError:  # this system cannot make paths of that one
             return stand_in(text)
 
     return read

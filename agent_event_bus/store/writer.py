@@ -295,7 +295,7 @@ class Writer:
         """Write what is queued when the program ends, which waits for this, but not for ever."""
         end = time.monotonic() + LAST_SECONDS
         self._drain()
-        while self._failing and time.monotonic() < end:
+        while self._failing and self._queue and time.monotonic() < end:
             time.sleep(min(RETRY_SECONDS, LAST_SECONDS))
             self._drain()
         self._lose()
