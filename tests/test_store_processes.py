@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from helpers import DEADLINE, ISOLATED, PACKAGES, is_gone, run_isolated
 from stores import Alarms, numbers, payloads, refusing, until
 
 from agent_event_bus import EventBus
-from agent_event_bus.store import EventStore, StoreError, writer
+from agent_event_bus.store import EventStore, StoreError
 
 # Python 3.12 and later warn of a fork beside threads, which is what is tested.
 FORK_WARNING = "ignore:This process:DeprecationWarning"
@@ -92,7 +93,8 @@ def test_what_a_daemon_thread_is_about_to_write_at_the_end_is_not_taken_from_it(
         def lose_later() -> int:
             late.append(len(late) + 1)
             with monkeypatch.context() as patch:
-                patch.setattr(store._writer, "_drain", int)  # it has put in an event, and got no further
+                # It has put in an event, and got no further.
+                patch.setattr(store._writer, "_drain", int)
                 store.append("a", late[-1])
             return lose()
 
@@ -119,7 +121,7 @@ def test_a_program_does_not_wait_at_its_end_for_what_has_failed_and_is_not_queue
         with refusing(path, monkeypatch):
             asyncio.run(append())
             with monkeypatch.context() as patch:
-                patch.setattr(writer.time, "sleep", slept.append)
+                patch.setattr(time, "sleep", slept.append)
                 store._writer._finish()
     assert slept == []
 
