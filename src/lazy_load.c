@@ -110,8 +110,8 @@ is_c_task(PyObject *task_class)
     PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, "Task");
     PyErr_Clear();
     PyTypeObject *type = (PyTypeObject *)task_class;
-    bool result = found == task_class && PyType_Check(found) && type->tp_weaklistoffset != 0 &&
-                  type->tp_itemsize == 0 && type->tp_base != NULL &&
+    bool result = found != NULL && found == task_class && PyType_Check(found) &&
+                  type->tp_weaklistoffset != 0 && type->tp_itemsize == 0 && type->tp_base != NULL &&
                   type->tp_basicsize % (Py_ssize_t)sizeof(void *) == 0;
     Py_XDECREF(found);
     Py_XDECREF(module);

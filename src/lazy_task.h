@@ -51,8 +51,8 @@ aeb_task_is_unchanged(PyObject *task, const aeb_task_fields *fields)
     if (then == NULL || fields->touched || fields->name != NULL) {
         return false;
     }
-    uintptr_t differences =
-        (uintptr_t) * (void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
+    void *const *weakrefs = (void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
+    uintptr_t differences = (uintptr_t)weakrefs[0];
     for (size_t i = 0; i < fields->n_image; i++) {
         differences |= now[i] ^ then[i];
     }

@@ -165,7 +165,7 @@ aeb_plan_new(aeb_bus *bus, PyObject *name, aeb_counter *counter, const aeb_sourc
         n += sizes[i];
     }
     const aeb_plan_entry *merged = merge_all(entries, entries + sources->total, sizes, sources->n);
-    n = sources->n == 0 ? 0 : sizes[0];
+    n = sources->n > 0 ? sizes[0] : 0;
 
     aeb_plan *fresh = aeb_type_alloc(bus->state->plan_type, n);
     if (fresh == NULL) {
