@@ -234,6 +234,39 @@ PyAPI_FUNC(int) _PyDict_SetItem_KnownHash(PyObject *, PyObject *, PyObject *, Py
 #define AEB_TRASHCAN_BEGIN(self, dealloc) Py_TRASHCAN_BEGIN(self, dealloc)
 #define AEB_TRASHCAN_END Py_TRASHCAN_END
 
+/* Fields of CPython's own objects that the API has no function for, or none that just looks.  What is
+ * returned is borrowed. */
+static inline int
+aeb_code_flags(PyObject *code)
+{
+    return ((PyCodeObject *)code)->co_flags;
+}
+
+static inline PyObject *
+aeb_function_name(PyObject *function)
+{
+    return ((PyFunctionObject *)function)->func_name;
+}
+
+static inline PyObject *
+aeb_function_qualname(PyObject *function)
+{
+    return ((PyFunctionObject *)function)->func_qualname;
+}
+
+static inline PyObject *
+aeb_heap_type_qualname(PyTypeObject *type)
+{
+    return ((PyHeapTypeObject *)type)->ht_qualname;
+}
+
+/* Whether a weak reference refers to `target`, which is alive. */
+static inline bool
+aeb_weakref_refers_to(PyObject *reference, PyObject *target)
+{
+    return ((PyWeakReference *)reference)->wr_object == target;
+}
+
 /* What a weak reference refers to, a new reference; NULL, without an exception, when that is gone. */
 static inline PyObject *
 aeb_weakref_get(PyObject *reference)

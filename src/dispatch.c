@@ -92,8 +92,7 @@ aeb_is_awaitable(PyObject *obj)
             PyErr_Clear();
             return false;
         }
-        bool result =
-            PyCode_Check(code) && (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE) != 0;
+        bool result = PyCode_Check(code) && (aeb_code_flags(code) & CO_ITERABLE_COROUTINE) != 0;
         Py_DECREF(code);
         return result;
     }

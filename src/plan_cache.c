@@ -198,7 +198,7 @@ plan_fits(const aeb_plan *plan, PyTypeObject *type)
     }
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *ref = PyTuple_GET_ITEM(made_for, N_NAMES + i);
-        if (((PyWeakReference *)ref)->wr_object != PyTuple_GET_ITEM(mro, i)) {
+        if (!aeb_weakref_refers_to(ref, PyTuple_GET_ITEM(mro, i))) {
             return false;
         }
     }

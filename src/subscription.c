@@ -112,7 +112,7 @@ code_flags(PyObject *function)
     if (!PyFunction_Check(function)) {
         return 0;
     }
-    return ((PyCodeObject *)PyFunction_GET_CODE(function))->co_flags;
+    return aeb_code_flags(PyFunction_GET_CODE(function));
 }
 
 /* inspect.markcoroutinefunction and unittest.mock leave a marker on what they mark.  Nobody can
@@ -228,7 +228,7 @@ PyObject *
 aeb_handler_name(PyObject *handler)
 {
     if (AEB_LIKELY(PyFunction_Check(handler))) {
-        PyObject *qualname = ((PyFunctionObject *)handler)->func_qualname;
+        PyObject *qualname = aeb_function_qualname(handler);
         if (AEB_LIKELY(qualname != NULL && PyUnicode_CheckExact(qualname))) {
             return Py_NewRef(qualname);
         }

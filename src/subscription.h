@@ -102,8 +102,7 @@ PyObject *aeb_class_name(PyTypeObject *type);
 static inline PyObject *
 aeb_class_stored_name(PyTypeObject *type)
 {
-    return PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE) ? ((PyHeapTypeObject *)type)->ht_qualname
-                                                        : NULL;
+    return PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE) ? aeb_heap_type_qualname(type) : NULL;
 }
 
 /* The name of a task that runs the handler for an event: "event -> handler".  A new reference. */

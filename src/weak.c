@@ -17,8 +17,7 @@ check_kept_elsewhere(PyObject *handler)
         return -1;
     }
     if (PyFunction_Check(handler) &&
-        PyUnicode_CompareWithASCIIString(((PyFunctionObject *)handler)->func_name, "<lambda>") ==
-            0) {
+        PyUnicode_CompareWithASCIIString(aeb_function_name(handler), "<lambda>") == 0) {
         why = "a lambda";
     }
     else if (partial) {
