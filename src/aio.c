@@ -9,7 +9,7 @@
 #include "subscription.h"
 
 static int
-import_attribute(const char *module_name, const char *name, PyObject **slot)
+import_attribute(const char *module_name, const char *name, PyObject *AEB_SHARED *slot)
 {
     PyObject *module = PyImport_ImportModule(module_name);
     if (module == NULL) {
@@ -20,7 +20,7 @@ import_attribute(const char *module_name, const char *name, PyObject **slot)
     if (found == NULL) {
         return -1;
     }
-    Py_XSETREF(*slot, found);
+    aeb_fill_once(slot, found);
     return 0;
 }
 
@@ -64,11 +64,14 @@ int
 aeb_aio_load(aeb_state *state)
 {
     /* Filled last, so its presence says that all the others are there. */
-    if (AEB_LIKELY(state->get_running_loop != NULL)) {
+    if (AEB_LIKELY(AEB_LOAD(state->get_running_loop) != NULL)) {
         return 0;
     }
-    if (state->current_handler == NULL) {
-        state->current_handler = PyContextVar_New("agent_event_bus.current_handler", NULL);
+    if (AEB_LOAD(state->current_handler) == NULL) {
+        PyObject *fresh = PyContextVar_New("agent_event_bus.current_handler", NULL);
+        if (fresh != NULL) {
+            aeb_fill_once(&state->current_handler, fresh);
+        }
     }
     if (state->current_handler == NULL || forget_at_exit() < 0 ||
         import_attribute("asyncio", "CancelledError", &state->cancelled_error) < 0 ||
@@ -126,7 +129,11 @@ find_plain_loop_type(aeb_state *state, PyObject *loop)
         if (wanted != NULL && wanted == found &&
             Py_TYPE(loop)->tp_getattro == PyObject_GenericGetAttr &&
             PyObject_HasAttr(loop, state->str_task_factory)) {
-            Py_XSETREF(state->plain_loop_type, Py_NewRef((PyObject *)Py_TYPE(loop)));
+            /* Without a GIL the first one stays: others may be looking at it. */
+            if (AEB_HAS_GIL) {
+                Py_CLEAR(state->plain_loop_type);
+            }
+            aeb_fill_once(&state->plain_loop_type, Py_NewRef((PyObject *)Py_TYPE(loop)));
         }
     }
     Py_XDECREF(base);
@@ -140,7 +147,7 @@ aeb_aio_task_factory(aeb_state *state, PyObject *loop, PyObject **factory)
 {
     *factory = NULL;
     PyObject *found;
-    if (AEB_LIKELY((PyObject *)Py_TYPE(loop) == state->plain_loop_type)) {
+    if (AEB_LIKELY((PyObject *)Py_TYPE(loop) == AEB_LOAD(state->plain_loop_type))) {
         found = PyObject_GenericGetAttr(loop, state->str_task_factory);
         return store_unless_none(found, factory);
     }

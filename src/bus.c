@@ -143,7 +143,7 @@ bus_handlers(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     PyObject *result = NULL, *active = PyList_New(0);
     for (Py_ssize_t i = 0; active != NULL && i < plan->n_entries; i++) {
         aeb_subscription *sub = plan->entries[i].sub;
-        if (sub->bus != NULL && PyList_Append(active, (PyObject *)sub) < 0) {
+        if (aeb_subscription_is_active(sub) && PyList_Append(active, (PyObject *)sub) < 0) {
             Py_CLEAR(active);
         }
     }
@@ -205,7 +205,7 @@ bus_emit(aeb_bus *self, PyObject *const *args, Py_ssize_t nargs)
     if (AEB_UNLIKELY(nargs < 1 || nargs > 2)) {
         return refuse_arguments("emit", nargs);
     }
-    if (AEB_UNLIKELY(self->emit_barred)) {
+    if (AEB_UNLIKELY(AEB_LOAD(self->emit_barred))) {
         return aeb_emit_barred(self, args[0]);
     }
     aeb_plan *plan = aeb_registry_plan(self, args[0]);
@@ -368,7 +368,7 @@ bus_dealloc(aeb_bus *self)
 static Py_ssize_t
 bus_length(aeb_bus *self)
 {
-    return self->n_active;
+    return AEB_LOAD(self->n_active);
 }
 
 static int
@@ -382,14 +382,17 @@ bus_repr(aeb_bus *self)
 {
     const char *type_name = strrchr(Py_TYPE(self)->tp_name, '.');
     type_name = type_name == NULL ? Py_TYPE(self)->tp_name : type_name + 1;
+    PyObject *name = aeb_bus_get(self, &self->name);
     PyObject *named =
-        self->name == Py_None ? PyUnicode_FromString("") : PyUnicode_FromFormat(" %R", self->name);
+        name == Py_None ? PyUnicode_FromString("") : PyUnicode_FromFormat(" %R", name);
+    Py_DECREF(name);
     if (named == NULL) {
         return NULL;
     }
+    Py_ssize_t n_active = bus_length(self);
     PyObject *result =
-        PyUnicode_FromFormat("<%s%U: %zd subscription%s%s>", type_name, named, self->n_active,
-                             self->n_active == 1 ? "" : "s", self->closed ? ", closed" : "");
+        PyUnicode_FromFormat("<%s%U: %zd subscription%s%s>", type_name, named, n_active,
+                             n_active == 1 ? "" : "s", AEB_LOAD(self->closed) ? ", closed" : "");
     Py_DECREF(named);
     return result;
 }

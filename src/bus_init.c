@@ -32,13 +32,13 @@ set_loop(aeb_bus *self, PyObject *loop)
 {
     static const char *const methods[] = {"call_soon_threadsafe", "is_closed"};
     if (loop == Py_None) {
-        Py_CLEAR(self->loop);
+        aeb_bus_set(self, &self->loop, NULL);
         return 0;
     }
     if (check_methods(loop, "loop", methods, Py_ARRAY_LENGTH(methods)) < 0) {
         return -1;
     }
-    Py_XSETREF(self->loop, Py_NewRef(loop));
+    aeb_bus_set(self, &self->loop, loop);
     return 0;
 }
 
@@ -70,7 +70,8 @@ check_on_error(PyObject *on_error)
 PyObject *
 aeb_bus_get_on_error(aeb_bus *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(self->on_error == NULL ? Py_None : self->on_error);
+    PyObject *on_error = aeb_bus_get(self, &self->on_error);
+    return on_error != NULL ? on_error : Py_NewRef(Py_None);
 }
 
 int
@@ -83,7 +84,7 @@ aeb_bus_set_on_error(aeb_bus *self, PyObject *on_error, void *Py_UNUSED(closure)
     if (on_error != Py_None && check_on_error(on_error) < 0) {
         return -1;
     }
-    Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
+    aeb_bus_set(self, &self->on_error, on_error == Py_None ? NULL : on_error);
     return 0;
 }
 
@@ -134,16 +135,19 @@ aeb_bus_init(aeb_bus *self, PyObject *args, PyObject *kwargs)
     self->max_concurrency = max_concurrency;
     self->handler_timeout = handler_timeout;
     self->async_only = async_only;
-    self->emit_barred = self->closed || async_only;
+    AEB_STORE(self->emit_barred, AEB_LOAD(self->closed) || async_only);
     self->strict = strict;
     aeb_history_configure(self, history);
     aeb_timing_configure(self, timing, slow_after);
     self->plan_flags = (history > 0 ? AEB_PLAN_RECORDED : 0) |
                        (timing || slow_after > 0 ? AEB_PLAN_TIMED | AEB_PLAN_CAREFUL : 0);
-    aeb_plans_drop_all(
-        self); /* they have other flags, and a strict bus makes none for some names */
-    Py_XSETREF(self->name, exact_name);
-    Py_XSETREF(self->logger, logger == Py_None ? NULL : Py_NewRef(logger));
-    Py_XSETREF(self->on_error, on_error == Py_None ? NULL : Py_NewRef(on_error));
+    AEB_LOCK(self);
+    /* They have other flags, and a strict bus makes none for some names. */
+    aeb_plans_drop_all_locked(self);
+    AEB_UNLOCK();
+    aeb_bus_set(self, &self->name, exact_name);
+    aeb_bus_set(self, &self->logger, logger == Py_None ? NULL : logger);
+    aeb_bus_set(self, &self->on_error, on_error == Py_None ? NULL : on_error);
+    Py_DECREF(exact_name);
     return 0;
 }

@@ -14,8 +14,8 @@ typedef struct aeb_bus {
 
     /* registry.c */
     PyObject *lists; /* dict: aeb_key_listed() -> list of Subscription, by (priority, id) */
-    struct aeb_patterns *patterns; /* the keys of `lists` that are patterns; NULL: none */
-    Py_ssize_t n_active;           /* subscriptions that are active */
+    struct aeb_patterns *patterns;  /* the keys of `lists` that are patterns; NULL: none */
+    AEB_SHARED Py_ssize_t n_active; /* subscriptions that are active */
     int64_t last_id;
 
     /* plan_cache.c */
@@ -47,10 +47,10 @@ typedef struct aeb_bus {
     Py_ssize_t history_oldest;   /* where the oldest one is; 0 until the ring is full */
 
     /* stats.c reads these; each is counted where it happens */
-    uint64_t n_delivered; /* handlers called */
-    uint64_t n_failed;    /* those that raised an Exception */
-    uint64_t n_cancelled; /* deliveries that ended cancelled, but not by their timeout */
-    uint64_t n_timed_out; /* deliveries that reached their timeout */
+    AEB_SHARED uint64_t n_delivered; /* handlers called */
+    AEB_SHARED uint64_t n_failed;    /* those that raised an Exception */
+    AEB_SHARED uint64_t n_cancelled; /* deliveries that ended cancelled, but not by their timeout */
+    AEB_SHARED uint64_t n_timed_out; /* deliveries that reached their timeout */
 
     /* timing.c */
     bool timing;                     /* latencies are kept */
@@ -62,16 +62,16 @@ typedef struct aeb_bus {
     PyObject *on_error; /* NULL: none */
 
     /* schedule.c */
-    PyObject *loop;            /* the bound loop, or NULL */
-    PyObject *pending;         /* dict used as an ordered set of HandlerTask, or NULL */
-    Py_ssize_t n_parked;       /* pending ones that wait for the others themselves */
-    PyObject *empty_callbacks; /* list of what to call when nothing is pending, or NULL */
-    PyObject *idle_callbacks;  /* the same for when only parked ones are */
-    long pending_pid;          /* the process that scheduled them */
-    Py_ssize_t max_pending;    /* how many may be pending; 0: any number */
-    uint64_t n_dropped;        /* deliveries that max_pending has prevented */
-    uint64_t n_dropped_known;  /* those that a warning has told of */
-    double drop_warned_at;     /* when, in aeb_monotonic() seconds; 0: never */
+    PyObject *loop;                /* the bound loop, or NULL */
+    PyObject *pending;             /* dict used as an ordered set of HandlerTask, or NULL */
+    Py_ssize_t n_parked;           /* pending ones that wait for the others themselves */
+    PyObject *empty_callbacks;     /* list of what to call when nothing is pending, or NULL */
+    PyObject *idle_callbacks;      /* the same for when only parked ones are */
+    long pending_pid;              /* the process that scheduled them */
+    Py_ssize_t max_pending;        /* how many may be pending; 0: any number */
+    AEB_SHARED uint64_t n_dropped; /* deliveries that max_pending has prevented */
+    uint64_t n_dropped_known;      /* those that a warning has told of */
+    double drop_warned_at;         /* when, in aeb_monotonic() seconds; 0: never */
 
     /* handler_task.c */
     double handler_timeout; /* seconds, for subscriptions without their own; 0: none */
@@ -85,13 +85,37 @@ typedef struct aeb_bus {
     struct aeb_handler_task *last_queued;
 
     /* bus.c */
-    PyObject *name; /* str or None */
-    uint64_t seq;   /* number of the last event */
-    bool closed;
+    PyObject *name;          /* str or None */
+    AEB_SHARED uint64_t seq; /* number of the last event */
+    AEB_SHARED bool closed;
     bool async_only;
-    bool emit_barred; /* either of these: emit() has nothing to deliver, see aeb_emit_barred() */
-    bool closed_warned;
+    AEB_SHARED bool
+        emit_barred; /* either of these: emit() has nothing to deliver, see aeb_emit_barred() */
+    AEB_SHARED bool closed_warned;
     PyObject *weakrefs;
 } aeb_bus;
+
+/* What a field of a bus refers to, a new reference, or NULL. */
+static inline PyObject *
+aeb_bus_get(aeb_bus *bus, PyObject *const *field)
+{
+    PyObject *value;
+    AEB_LOCK(bus);
+    value = Py_XNewRef(*field);
+    AEB_UNLOCK();
+    return value;
+}
+
+/* Makes a field of a bus refer to something else, or to nothing. */
+static inline void
+aeb_bus_set(aeb_bus *bus, PyObject **field, PyObject *value)
+{
+    PyObject *before;
+    AEB_LOCK(bus);
+    before = *field;
+    *field = Py_XNewRef(value);
+    AEB_UNLOCK();
+    Py_XDECREF(before);
+}
 
 #endif

@@ -76,7 +76,8 @@ aeb_bus_give_up_permits(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 PyObject *
 aeb_bus_close(aeb_bus *self, PyObject *Py_UNUSED(ignored))
 {
-    self->closed = self->emit_barred = true;
+    AEB_STORE(self->closed, true);
+    AEB_STORE(self->emit_barred, true);
     Py_RETURN_NONE;
 }
 

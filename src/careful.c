@@ -46,7 +46,7 @@ handler_failed(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool
 int
 aeb_ask(aeb_bus *bus, aeb_subscription *sub, aeb_occasion *occasion, bool guarded, bool nested)
 {
-    if (sub->where == NULL || sub->bus == NULL) {
+    if (sub->where == NULL || !aeb_subscription_is_active(sub)) {
         return 1;
     }
     double began = occasion->outcomes != NULL ? aeb_monotonic() : 0.0;
@@ -135,6 +135,6 @@ aeb_dispatch_carefully(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, boo
             Py_DECREF(promise.awaitable);
         }
     }
-    bus->n_delivered += (uint64_t)n_called;
+    (void)AEB_ADD(bus->n_delivered, (uint64_t)n_called);
     return status < 0 ? -1 : n_called;
 }

@@ -36,7 +36,7 @@ static bool
 has_async_handler(const aeb_plan *plan)
 {
     for (Py_ssize_t i = plan->n_sync; i < plan->n_entries; i++) {
-        if (plan->entries[i].sub->bus != NULL) {
+        if (aeb_subscription_is_active(plan->entries[i].sub)) {
             return true;
         }
     }
@@ -71,8 +71,7 @@ collect_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
     if (has_async_handler(plan) && check_no_running_loop(bus) < 0) {
         return -1;
     }
-    occasion->seq = ++bus->seq;
-    plan->counter->n++;
+    occasion->seq = aeb_take_early_number(bus, plan);
     int nested = aeb_dispatch_enter(bus->state);
     if (nested < 0) {
         return -1;
@@ -98,7 +97,7 @@ collect_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
 PyObject *
 aeb_collect(aeb_bus *bus, PyObject *name, PyObject *payload)
 {
-    if (bus->closed) {
+    if (AEB_LOAD(bus->closed)) {
         return aeb_report_closed(bus, name) < 0 ? NULL : PyList_New(0);
     }
     if (bus->async_only) {

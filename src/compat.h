@@ -27,6 +27,101 @@
 #error "agent_event_bus needs CPython 3.9 or newer"
 #endif
 
+/* ---- threads ---------------------------------------------------------------------------------
+ *
+ * With a GIL, one thread at a time is in our code, and it can be another one only after a call that
+ * may run Python code.  In builds without it (3.13t, 3.14t) what the GIL did is done by
+ *
+ *   - AEB_LOCK(object) ... AEB_UNLOCK(): the critical section of one object.  As with the GIL, it may
+ *     be given up in calls that may run Python code, and in nothing else that is done under it, as
+ *     what it guards is never locked by anybody else.  Neither return nor goto may leave it.
+ *   - AEB_LOAD, AEB_STORE and AEB_ADD, which gives the sum, for single fields, which are declared with
+ *     AEB_SHARED.
+ *
+ * Both are written as if there were always other threads, and cost nothing where there is a GIL. */
+#ifdef Py_GIL_DISABLED
+#define AEB_LOCK(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define AEB_UNLOCK() Py_END_CRITICAL_SECTION()
+#else
+#define AEB_LOCK(object)                                                                           \
+    {                                                                                              \
+        (void)(object);
+#define AEB_UNLOCK() }
+#endif
+
+#ifndef Py_GIL_DISABLED
+#define AEB_SHARED
+#define AEB_LOAD(field) (field)
+#define AEB_STORE(field, value) ((void)((field) = (value)))
+#define AEB_ADD(number, n) ((number) += (n))
+#elif defined(_MSC_VER) /* with /volatile:ms, see setup.py */
+#include <intrin.h>
+#define AEB_SHARED volatile
+#define AEB_LOAD(field) (field)
+#define AEB_STORE(field, value) ((void)((field) = (value)))
+#define AEB_ADD(number, n)                                                                         \
+    (_InterlockedExchangeAdd64((volatile __int64 *)&(number), (__int64)(n)) + (n))
+#else
+#define AEB_SHARED
+#define AEB_LOAD(field) __atomic_load_n(&(field), __ATOMIC_ACQUIRE)
+#define AEB_STORE(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELEASE)
+#define AEB_ADD(number, n) __atomic_add_fetch(&(number), (n), __ATOMIC_RELAXED)
+#endif
+
+/* Without a GIL, reference counts do not tell objects that are unknown to anybody else, and there are no
+ * lists of objects for reuse, which all threads would have to share. */
+#ifdef Py_GIL_DISABLED
+#define AEB_HAS_GIL 0
+#else
+#define AEB_HAS_GIL 1
+#endif
+
+/* Fills a field that is filled once, by the first who comes. */
+static inline void
+aeb_fill_once(PyObject *AEB_SHARED *slot, PyObject *value_steal)
+{
+#ifndef Py_GIL_DISABLED
+    PyObject *before = *slot;
+    *slot = before == NULL ? value_steal : before;
+#elif defined(_MSC_VER)
+    PyObject *before =
+        _InterlockedCompareExchangePointer((void *volatile *)slot, value_steal, NULL);
+#else
+    PyObject *before = NULL;
+    (void)__atomic_compare_exchange_n(slot, &before, value_steal, false, __ATOMIC_ACQ_REL,
+                                      __ATOMIC_ACQUIRE);
+#endif
+    if (before != NULL) {
+        Py_DECREF(value_steal);
+    }
+}
+
+/* Makes a number at least as large as `value`. */
+static inline void
+aeb_raise_to(AEB_SHARED uint64_t *number, uint64_t value)
+{
+#ifndef Py_GIL_DISABLED
+    *number = value > *number ? value : *number;
+#else
+    uint64_t before = AEB_LOAD(*number);
+    while (before < value) {
+#ifdef _MSC_VER
+        uint64_t found = (uint64_t)_InterlockedCompareExchange64((volatile __int64 *)number,
+                                                                 (__int64)value, (__int64)before);
+        if (found == before) {
+            break;
+        }
+        before = found;
+#else
+        if (__atomic_compare_exchange_n(number, &before, value, true, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED)) {
+            break;
+        }
+#endif
+    }
+#endif
+}
+
 #if defined(__GNUC__) || defined(__clang__)
 #define AEB_LIKELY(x) __builtin_expect(!!(x), 1)
 #define AEB_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -265,6 +360,19 @@ static inline bool
 aeb_weakref_refers_to(PyObject *reference, PyObject *target)
 {
     return ((PyWeakReference *)reference)->wr_object == target;
+}
+
+/* dict[key]: 1 with a new reference, 0 where there is none, -1 with an exception.  For dicts that are
+ * not ours: another thread may drop the item meanwhile. */
+static inline int
+aeb_dict_get(PyObject *dict, PyObject *key, PyObject **item)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyDict_GetItemRef(dict, key, item);
+#else
+    *item = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    return *item != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+#endif
 }
 
 /* What a weak reference refers to, a new reference; NULL, without an exception, when that is gone. */

@@ -55,13 +55,14 @@ aeb_raise_stop_iteration(aeb_state *state, Py_ssize_t number)
         return;
     }
     PyObject *stop = NULL;
-    if (AEB_LIKELY(number >= 0 && number < AEB_MAX_FREE)) {
+    bool kept = AEB_HAS_GIL && number >= 0 && number < AEB_MAX_FREE;
+    if (AEB_LIKELY(kept)) {
         stop = Py_XNewRef(state->stop_iterations[number]);
     }
     if (AEB_UNLIKELY(stop == NULL || !is_unused_stop(stop, value))) {
         Py_XDECREF(stop);
         stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-        if (stop != NULL && number >= 0 && number < AEB_MAX_FREE) {
+        if (stop != NULL && kept) {
             Py_XSETREF(state->stop_iterations[number], Py_NewRef(stop));
         }
     }

@@ -80,20 +80,21 @@ aeb_counter_of(aeb_bus *bus, PyObject *name)
 }
 
 static int
-add_count(PyObject *counts, PyObject *name, PyObject *counter)
+add_count(PyObject *counts, PyObject *name, PyObject *counter, uint64_t *total)
 {
-    uint64_t n = ((aeb_counter *)counter)->n;
+    uint64_t n = AEB_LOAD(((aeb_counter *)counter)->n);
     if (n == 0) {
         return 0;
     }
+    *total += n;
     PyObject *number = PyLong_FromUnsignedLongLong(n);
     int status = number == NULL ? -1 : PyDict_SetItem(counts, name, number);
     Py_XDECREF(number);
     return status;
 }
 
-PyObject *
-aeb_registry_counts(aeb_bus *bus)
+static PyObject *
+counts_locked(aeb_bus *bus, uint64_t *total)
 {
     PyObject *counts = PyDict_New();
     PyObject *name, *counter;
@@ -101,14 +102,25 @@ aeb_registry_counts(aeb_bus *bus)
     int status = counts == NULL ? -1 : 0;
     /* Nothing in here runs Python code, so nothing changes the dict meanwhile. */
     while (status == 0 && PyDict_Next(bus->counters, &position, &name, &counter)) {
-        status = add_count(counts, name, counter);
+        status = add_count(counts, name, counter, total);
     }
     if (status == 0 && bus->shared_counter != NULL) {
-        status = add_count(counts, bus->state->any_key, bus->shared_counter);
+        status = add_count(counts, bus->state->any_key, bus->shared_counter, total);
     }
     if (status < 0) {
         Py_CLEAR(counts);
     }
+    return counts;
+}
+
+PyObject *
+aeb_registry_counts(aeb_bus *bus, uint64_t *total)
+{
+    PyObject *counts;
+    *total = 0;
+    AEB_LOCK(bus);
+    counts = counts_locked(bus, total);
+    AEB_UNLOCK();
     return counts;
 }
 

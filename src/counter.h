@@ -8,7 +8,7 @@
  * name point to its counter, so that an emission counts itself with one increment. */
 typedef struct {
     PyObject_HEAD
-    uint64_t n;
+    AEB_SHARED uint64_t n;
 } aeb_counter;
 
 int aeb_counter_init_type(PyObject *module, aeb_state *state);
@@ -21,7 +21,7 @@ void aeb_counters_free(aeb_bus *bus);
 aeb_counter *aeb_counter_of(aeb_bus *bus, PyObject *name);
 
 /* The events emitted so far, by name, in a new dict; under "*" those of names for which there was no
- * room.  NULL with an exception. */
-PyObject *aeb_registry_counts(aeb_bus *bus);
+ * room.  *total is their sum.  NULL with an exception. */
+PyObject *aeb_registry_counts(aeb_bus *bus, uint64_t *total);
 
 #endif

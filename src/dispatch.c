@@ -9,6 +9,14 @@
 
 /* ---- which threads are emitting -------------------------------------------------------------- */
 
+#ifdef Py_GIL_DISABLED
+#define LOCK_EMITTING(state) PyMutex_Lock(&(state)->emitting_mutex)
+#define UNLOCK_EMITTING(state) PyMutex_Unlock(&(state)->emitting_mutex)
+#else
+#define LOCK_EMITTING(state) ((void)0)
+#define UNLOCK_EMITTING(state) ((void)0)
+#endif
+
 /* Rarely more than one thread is inside an emission, so the search ends at its first element. */
 static inline aeb_emitting *
 find_emitting(aeb_state *state, PyThreadState *thread)
@@ -27,7 +35,6 @@ grow_emitting(aeb_state *state)
     Py_ssize_t capacity = 2 * state->emitting_capacity;
     aeb_emitting *grown = PyMem_Realloc(state->emitting, (size_t)capacity * sizeof(aeb_emitting));
     if (grown == NULL) {
-        PyErr_NoMemory();
         return -1;
     }
     state->emitting = grown;
@@ -35,36 +42,62 @@ grow_emitting(aeb_state *state)
     return 0;
 }
 
-int
-aeb_dispatch_enter_contended(aeb_state *state)
+/* One level more for a thread; whether it is inside an emission already.  -1 without memory. */
+static int
+enter_once_more(aeb_state *state, PyThreadState *thread)
 {
-    PyThreadState *thread = PyThreadState_Get();
     aeb_emitting *found = find_emitting(state, thread);
     if (found != NULL) {
-        /* A chain of handlers without a Python frame (bus.on("*", bus.emit)) must end as well. */
-        if (Py_EnterRecursiveCall(" in a nested emission")) {
-            return -1;
-        }
         found->depth++;
         return 1;
     }
     if (state->n_emitting == state->emitting_capacity && grow_emitting(state) < 0) {
         return -1;
     }
-    state->emitting[state->n_emitting++] = (aeb_emitting){.thread = thread, .depth = 1};
+    state->emitting[state->n_emitting] = (aeb_emitting){.thread = thread, .depth = 1};
+    AEB_STORE(state->n_emitting, state->n_emitting + 1);
     return 0;
+}
+
+static void
+leave_once(aeb_state *state, PyThreadState *thread)
+{
+    aeb_emitting *found = find_emitting(state, thread);
+    if (--found->depth == 0) {
+        *found = state->emitting[state->n_emitting - 1];
+        AEB_STORE(state->n_emitting, state->n_emitting - 1);
+    }
+}
+
+int
+aeb_dispatch_enter_contended(aeb_state *state)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    LOCK_EMITTING(state);
+    int nested = enter_once_more(state, thread);
+    UNLOCK_EMITTING(state);
+    if (nested < 0) {
+        PyErr_NoMemory();
+    }
+    /* A chain of handlers without a Python frame (bus.on("*", bus.emit)) must end as well. */
+    else if (nested > 0 && Py_EnterRecursiveCall(" in a nested emission")) {
+        LOCK_EMITTING(state);
+        leave_once(state, thread);
+        UNLOCK_EMITTING(state);
+        return -1;
+    }
+    return nested;
 }
 
 void
 aeb_dispatch_leave_contended(aeb_state *state, bool nested)
 {
-    aeb_emitting *found = find_emitting(state, PyThreadState_Get());
     if (nested) {
         Py_LeaveRecursiveCall();
     }
-    if (--found->depth == 0) {
-        *found = state->emitting[--state->n_emitting];
-    }
+    LOCK_EMITTING(state);
+    leave_once(state, PyThreadState_Get());
+    UNLOCK_EMITTING(state);
 }
 
 void
@@ -138,7 +171,7 @@ aeb_close_awaitable(aeb_state *state, PyObject *obj)
 PyObject *
 aeb_call_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *occasion)
 {
-    sub->calls++;
+    (void)AEB_ADD(sub->calls, 1);
     return call_in_form(sub->handler, form, occasion);
 }
 
@@ -151,7 +184,7 @@ aeb_call_any_handler(aeb_subscription *sub, aeb_form form, const aeb_occasion *o
     if (handler == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    sub->calls++;
+    (void)AEB_ADD(sub->calls, 1);
     *result = call_in_form(handler, form, occasion);
     Py_DECREF(handler);
     return *result == NULL ? -1 : 1;
@@ -179,15 +212,11 @@ int
 aeb_dispatch_prepare(aeb_bus *bus, const aeb_plan *plan, aeb_occasion *occasion)
 {
     if (plan->check != NULL) {
-        /* An event that is refused takes no number.  Nothing has run since this one took its own, so
-         * it can be given back; the checker may emit events itself. */
-        bus->seq--;
-        plan->counter->n--;
+        /* Only now, for an event that is refused takes no number. */
         if (aeb_schema_check(plan->check, occasion->name, occasion->payload) < 0) {
             return -1;
         }
-        occasion->seq = ++bus->seq;
-        plan->counter->n++;
+        occasion->seq = aeb_take_number(bus, plan);
     }
     /* Before any handler runs, for the Event's time stamp is the emission's. */
     bool envelope = plan->flags & AEB_PLAN_ENVELOPE;
@@ -235,6 +264,6 @@ aeb_dispatch_sync(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, bool nes
             break;
         }
     }
-    bus->n_delivered += (uint64_t)called;
+    (void)AEB_ADD(bus->n_delivered, (uint64_t)called);
     return status < 0 ? -1 : called;
 }

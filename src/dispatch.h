@@ -20,6 +20,22 @@ typedef struct {
     struct aeb_watch *watch; /* borrowed, or NULL; for plans with AEB_PLAN_TIMED only */
 } aeb_occasion;
 
+/* The number of an event that is emitted, which is counted by it. */
+static inline uint64_t
+aeb_take_number(aeb_bus *bus, const aeb_plan *plan)
+{
+    (void)AEB_ADD(plan->counter->n, 1);
+    return AEB_ADD(bus->seq, 1);
+}
+
+/* The same at the beginning of an emission: 0 where the payload is checked first, and the number is taken
+ * in aeb_dispatch_prepare(). */
+static inline uint64_t
+aeb_take_early_number(aeb_bus *bus, const aeb_plan *plan)
+{
+    return AEB_UNLIKELY(plan->flags & AEB_PLAN_CHECKED) ? 0 : aeb_take_number(bus, plan);
+}
+
 /* Whether an emission with this plan has anything to do. */
 static inline bool
 aeb_dispatch_needed(const aeb_plan *plan)
@@ -79,7 +95,7 @@ void aeb_dispatch_leave_contended(aeb_state *state, bool nested);
 static inline int
 aeb_dispatch_enter(aeb_state *state)
 {
-    if (AEB_UNLIKELY(state->n_emitting > 0)) {
+    if (!AEB_HAS_GIL || AEB_UNLIKELY(state->n_emitting > 0)) {
         return aeb_dispatch_enter_contended(state);
     }
     state->emitting[0] = (aeb_emitting){.thread = PyThreadState_Get(), .depth = 1};
@@ -90,7 +106,7 @@ aeb_dispatch_enter(aeb_state *state)
 static inline void
 aeb_dispatch_leave(aeb_state *state, bool nested)
 {
-    if (AEB_LIKELY(state->n_emitting == 1 && !nested)) {
+    if (AEB_HAS_GIL && AEB_LIKELY(state->n_emitting == 1 && !nested)) {
         /* The only thread there is this one; its depth is more than 1 where stacks are switched. */
         state->n_emitting = --state->emitting[0].depth > 0;
         return;

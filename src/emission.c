@@ -12,7 +12,9 @@
  * is raised.
  *
  * The children hold the emission and the emission the children until they settle; all are GC types.
- * Everything here runs in the thread of the loop that awaits the emission.
+ * Everything here runs in the thread of the loop that awaits the emission, if it is used as it should
+ * be.  Who has found it CREATED, under its lock, and made it STARTING, has it for himself up to the end of
+ * the first step, but for what settling children change; all the rest is done under the lock.
  */
 #include "emission_object.h"
 
@@ -33,7 +35,10 @@
 static void
 cancel_children(aeb_emission *self)
 {
-    PyObject *children = Py_XNewRef(self->children);
+    PyObject *children;
+    AEB_LOCK(self);
+    children = Py_XNewRef(self->children);
+    AEB_UNLOCK();
     for (Py_ssize_t i = 0; children != NULL && i < PyList_GET_SIZE(children); i++) {
         aeb_handler_task_cancel((aeb_handler_task *)PyList_GET_ITEM(children, i));
     }
@@ -54,27 +59,36 @@ static bool
 child_settled(aeb_handler_task *child, PyObject *fatal)
 {
     aeb_emission *self = (aeb_emission *)child->owner;
+    bool over, taken = true, cancel = false;
+    PyObject *waiter = NULL;
+    AEB_LOCK(self);
     self->n_unfinished--;
     self->n_called += child->called;
     if (AEB_UNLIKELY(child->began != 0)) {
         note_child(self, child);
     }
-    if (self->status == EMISSION_DONE) {
-        return false; /* closed by hand: nobody awaits this any more */
-    }
-    bool taken = true;
-    if (fatal != NULL && self->fatal == NULL) {
+    over = self->status == EMISSION_DONE; /* closed by hand: nobody awaits this any more */
+    if (!over && fatal != NULL && self->fatal == NULL) {
         self->fatal = Py_NewRef(fatal);
-        if (self->status == EMISSION_WAITING) {
-            cancel_children(self);
-        }
+        cancel = self->status == EMISSION_WAITING;
     }
     else if (fatal != NULL) {
         /* Only one error can be raised.  The failure of a second guard can be reported instead. */
         taken = !PyErr_GivenExceptionMatches(fatal, PyExc_Exception);
     }
-    PyObject *waiter = Py_XNewRef(self->waiter); /* waking it can end this emission */
-    if (self->n_unfinished == 0 && waiter != NULL && aeb_aio_wake(self->bus->state, waiter) < 0 &&
+    AEB_UNLOCK();
+    if (over) {
+        return false;
+    }
+    if (cancel) {
+        cancel_children(self);
+    }
+    AEB_LOCK(self);
+    if (self->n_unfinished == 0) {
+        waiter = Py_XNewRef(self->waiter); /* waking it can end this emission */
+    }
+    AEB_UNLOCK();
+    if (waiter != NULL && aeb_aio_wake(self->bus->state, waiter) < 0 &&
         aeb_clear_ordinary_exception() < 0) {
         PyErr_WriteUnraisable(
             (PyObject *)self); /* an Exception: the loop is closed, nobody waits */
@@ -93,7 +107,9 @@ adopt_child(PyObject *owner, aeb_handler_task *child)
     child->nested = self->nested;
     child->depth = self->base_depth + 1;
     child->parent = (aeb_handler_task *)Py_XNewRef((PyObject *)self->parent);
+    AEB_LOCK(self);
     self->n_unfinished++;
+    AEB_UNLOCK();
 }
 
 /* Remembers a delivery that has been started, unless it is over (aeb_starter). */
@@ -101,11 +117,14 @@ static int
 keep_child(PyObject *owner, aeb_handler_task *child)
 {
     aeb_emission *self = (aeb_emission *)owner;
-    if (child->status == AEB_HANDLER_DONE) {
+    if (AEB_IS_OVER(child)) {
         return 0;
     }
     if (self->children == NULL) {
-        self->children = PyList_New(0);
+        PyObject *fresh = PyList_New(0);
+        AEB_LOCK(self);
+        self->children = fresh;
+        AEB_UNLOCK();
     }
     if (self->children == NULL || PyList_Append(self->children, (PyObject *)child) < 0) {
         aeb_handler_task_cancel(child);
@@ -199,7 +218,6 @@ run_plan(aeb_emission *self, aeb_plan *plan, bool nested)
     occasion->payload = self->payload;
     occasion->event = NULL;
     occasion->outcomes = self->outcomes;
-    occasion->seq = self->bus->seq;
     occasion->guard_failed = false;
     occasion->awaited = true;
     occasion->published = self->published;
@@ -261,7 +279,7 @@ emission_begin(aeb_emission *self)
         aeb_starter_end(&self->starter, status < 0);
         return status;
     }
-    if (bus->closed) {
+    if (AEB_LOAD(bus->closed)) {
         return aeb_report_closed(bus, self->name);
     }
     aeb_plan *plan = AEB_UNLIKELY(self->published)
@@ -273,10 +291,10 @@ emission_begin(aeb_emission *self)
     if (self->name != plan->name) {
         Py_SETREF(self->name, Py_NewRef(plan->name));
     }
-    bus->seq++;
-    plan->counter->n++;
+    uint64_t seq = aeb_take_early_number(bus, plan);
     int status = 0;
     if (aeb_dispatch_needed(plan)) {
+        self->occasion.seq = seq;
         int nested = aeb_dispatch_enter(bus->state);
         status = nested < 0 ? -1 : run_plan(self, plan, nested);
         if (nested >= 0) {
@@ -437,14 +455,17 @@ emission_wait(aeb_emission *self, PyObject **result)
 static PySendResult
 emission_first_step(aeb_emission *self, PyObject **result)
 {
-    self->status = EMISSION_STARTING;
     if (emission_begin(self) < 0) {
         Py_XSETREF(self->thrown, aeb_take_exception());
     }
     if (self->fatal != NULL || self->thrown != NULL) {
         cancel_children(self);
     }
-    return emission_wait(self, result);
+    PySendResult sent;
+    AEB_LOCK(self);
+    sent = emission_wait(self, result);
+    AEB_UNLOCK();
+    return sent;
 }
 
 /* The task is back from its waiter, or another task has got hold of the emission. */
@@ -468,17 +489,14 @@ emission_resume(aeb_emission *self, PyObject **result)
     return emission_wait(self, result);
 }
 
-PySendResult
-aeb_emission_step(aeb_emission *self, PyObject *value, PyObject **result)
+/* A send to one that is not CREATED, or cannot be begun with this value. */
+AEB_NOINLINE PySendResult
+emission_send_further_locked(aeb_emission *self, PyObject **result)
 {
-    *result = NULL;
     switch (self->status) {
     case EMISSION_CREATED:
-        if (value != Py_None) {
-            PyErr_SetString(PyExc_TypeError, AEB_FIRST_SEND);
-            return PYGEN_ERROR;
-        }
-        return emission_first_step(self, result);
+        PyErr_SetString(PyExc_TypeError, AEB_FIRST_SEND);
+        return PYGEN_ERROR;
     case EMISSION_WAITING:
         return emission_resume(self, result);
     default:
@@ -487,9 +505,26 @@ aeb_emission_step(aeb_emission *self, PyObject *value, PyObject **result)
 }
 
 PySendResult
-aeb_emission_throw(aeb_emission *self, PyObject *exc, PyObject **result)
+aeb_emission_step(aeb_emission *self, PyObject *value, PyObject **result)
 {
+    PySendResult sent = PYGEN_ERROR;
+    bool begins;
     *result = NULL;
+    AEB_LOCK(self);
+    begins = self->status == EMISSION_CREATED && value == Py_None;
+    if (AEB_LIKELY(begins)) {
+        self->status = EMISSION_STARTING;
+    }
+    else {
+        sent = emission_send_further_locked(self, result);
+    }
+    AEB_UNLOCK();
+    return AEB_LIKELY(begins) ? emission_first_step(self, result) : sent;
+}
+
+static PySendResult
+throw_locked(aeb_emission *self, PyObject *exc, PyObject **result)
+{
     switch (self->status) {
     case EMISSION_CREATED:
         self->thrown = Py_NewRef(exc);
@@ -510,8 +545,19 @@ aeb_emission_throw(aeb_emission *self, PyObject *exc, PyObject **result)
     }
 }
 
-int
-aeb_emission_close(aeb_emission *self)
+PySendResult
+aeb_emission_throw(aeb_emission *self, PyObject *exc, PyObject **result)
+{
+    PySendResult sent;
+    *result = NULL;
+    AEB_LOCK(self);
+    sent = throw_locked(self, exc, result);
+    AEB_UNLOCK();
+    return sent;
+}
+
+static int
+close_locked(aeb_emission *self)
 {
     if (self->status == EMISSION_STARTING) {
         (void)emission_misused(self);
@@ -525,4 +571,14 @@ aeb_emission_close(aeb_emission *self)
         }
     }
     return 0;
+}
+
+int
+aeb_emission_close(aeb_emission *self)
+{
+    int status;
+    AEB_LOCK(self);
+    status = close_locked(self);
+    AEB_UNLOCK();
+    return status;
 }

@@ -96,9 +96,15 @@ aeb_emission_of_deliveries(aeb_bus *bus, PyObject *name, PyObject *deliveries, P
 AEB_NOINLINE PyObject *
 take_outcomes(aeb_emission *self)
 {
-    PyObject *outcomes = self->outcomes;
+    PyObject *outcomes;
+    AEB_LOCK(self);
+    outcomes = self->outcomes;
     self->outcomes = NULL;
-    if (aeb_outcomes_finish(outcomes) < 0) {
+    AEB_UNLOCK();
+    if (outcomes == NULL) { /* another thread that drove it at the same time has them */
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    }
+    else if (aeb_outcomes_finish(outcomes) < 0) {
         Py_CLEAR(outcomes);
     }
     return outcomes;
@@ -331,7 +337,7 @@ emission_dealloc(aeb_emission *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     if (AEB_LIKELY(emission_is_bare(self) && !PyObject_GC_IsFinalized((PyObject *)self) &&
-                   self->bus->state->n_free_emissions < AEB_MAX_FREE)) {
+                   AEB_HAS_GIL && self->bus->state->n_free_emissions < AEB_MAX_FREE)) {
         emission_recycle(self);
         return;
     }

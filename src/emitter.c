@@ -2,7 +2,8 @@
  *
  * An Emitter saves the look-up of the plan.  It does not own its plan, which would keep handlers
  * alive that have been removed: it borrows it from the bus, which counts plans_version up before it
- * lets go of any plan.  While that number is the one the emitter knows, the pointer is good.
+ * lets go of any plan.  While that number is the one the emitter knows, the pointer is good.  Without a
+ * GIL the plan could go right after that was found, so there the emitter looks it up like anybody else.
  */
 #include "emitter.h"
 
@@ -78,7 +79,7 @@ aeb_emit_plan(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion)
 PyObject *
 aeb_emit_barred(aeb_bus *bus, PyObject *name)
 {
-    if (bus->closed) {
+    if (AEB_LOAD(bus->closed)) {
         return aeb_report_closed(bus, name) < 0 ? NULL : PyLong_FromLong(0);
     }
     PyErr_SetString(PyExc_RuntimeError, "the bus is async_only: await emit_async() instead");
@@ -99,6 +100,20 @@ emitter_refresh(aeb_emitter *self)
     return 0;
 }
 
+/* The plan that the bus has now, a new reference, or NULL. */
+static inline aeb_plan *
+emitter_plan(aeb_emitter *self)
+{
+    if (!AEB_HAS_GIL) {
+        return aeb_registry_plan(self->bus, self->name);
+    }
+    if (AEB_UNLIKELY(self->plans_version != self->bus->plans_version) &&
+        emitter_refresh(self) < 0) {
+        return NULL;
+    }
+    return (aeb_plan *)Py_NewRef((PyObject *)self->plan);
+}
+
 /* emitter(payload=None, /) */
 static PyObject *
 emitter_vectorcall(PyObject *obj, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -114,20 +129,20 @@ emitter_vectorcall(PyObject *obj, PyObject *const *args, size_t nargsf, PyObject
                      nargs);
         return NULL;
     }
-    if (AEB_UNLIKELY(self->bus->emit_barred)) {
+    if (AEB_UNLIKELY(AEB_LOAD(self->bus->emit_barred))) {
         return aeb_emit_barred(self->bus, self->name);
     }
-    if (AEB_UNLIKELY(self->plans_version != self->bus->plans_version) &&
-        emitter_refresh(self) < 0) {
+    aeb_plan *plan = emitter_plan(self);
+    if (AEB_UNLIKELY(plan == NULL)) {
         return NULL;
     }
     /* The interpreter counts a call of a built-in method, such as bus.emit, as a recursive one, and
      * an emission inside another uses as much of the C stack here. */
-    bool nested = self->bus->state->n_emitting > 0;
+    bool nested = AEB_LOAD(self->bus->state->n_emitting) > 0;
     if (AEB_UNLIKELY(nested) && Py_EnterRecursiveCall(" in a nested emission")) {
+        Py_DECREF(plan);
         return NULL;
     }
-    aeb_plan *plan = (aeb_plan *)Py_NewRef((PyObject *)self->plan);
     PyObject *count = aeb_emit(self->bus, plan, nargs > 0 ? args[0] : Py_None, false);
     Py_DECREF(plan);
     if (AEB_UNLIKELY(nested)) {
@@ -169,7 +184,8 @@ aeb_emitter_new(aeb_bus *bus, PyObject *name)
     self->bus = (aeb_bus *)Py_NewRef((PyObject *)bus);
     self->name = exact;
     self->vectorcall = emitter_vectorcall;
-    if (emitter_refresh(self) < 0) { /* only now: allocating it may have run a finaliser */
+    if (AEB_HAS_GIL &&
+        emitter_refresh(self) < 0) { /* only now: allocating it may have run a finaliser */
         Py_CLEAR(self);
     }
     return (PyObject *)self;

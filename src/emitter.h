@@ -24,8 +24,7 @@ static inline PyObject *
 aeb_emit(aeb_bus *bus, aeb_plan *plan, PyObject *payload, bool published)
 {
     Py_ssize_t count = 0;
-    uint64_t seq = ++bus->seq;
-    plan->counter->n++;
+    uint64_t seq = aeb_take_early_number(bus, plan);
     if (aeb_dispatch_needed(plan)) {
         aeb_occasion occasion;
         occasion.name = plan->name;

@@ -29,7 +29,7 @@ bool
 aeb_event_renew(aeb_event *event, PyObject *name, PyObject *payload, uint64_t seq,
                 PyObject **old_name, PyObject **old_payload)
 {
-    if (Py_REFCNT(event) != 1 || event->weakrefs != NULL) {
+    if (!AEB_HAS_GIL || Py_REFCNT(event) != 1 || event->weakrefs != NULL) {
         return false;
     }
     *old_name = event->name;

@@ -23,28 +23,41 @@ measured(aeb_handler_task *self)
 bool
 aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
 {
-    PyObject *inner = self->inner, *awaitable = self->awaitable, *context = self->context;
-    PyObject *yielded = self->yielded, *task = self->task, *owner = self->owner;
-    PyObject *payload = self->payload, *event = self->event, *parent = (PyObject *)self->parent;
-    PyObject *bus = (PyObject *)self->bus, *outcome = (PyObject *)self->outcome;
+    PyObject *inner, *awaitable, *context, *yielded, *task, *payload, *event, *outcome;
+    PyObject *owner = self->owner, *parent = (PyObject *)self->parent;
+    aeb_bus *bus = self->bus;
     Py_INCREF(self); /* its owner may hold the last reference, and let go of it now */
     aeb_timeout_disarm(self);
+    AEB_LOCK(self);
+    inner = self->inner;
+    awaitable = self->awaitable;
+    context = self->context;
+    yielded = self->yielded;
+    task = self->task;
+    payload = self->payload;
+    event = self->event;
+    outcome = (PyObject *)self->outcome;
     self->inner = self->awaitable = self->context = self->yielded = self->task = NULL;
     self->event = NULL;
     self->outcome = NULL;
     self->payload = Py_NewRef(Py_None); /* whoever keeps the task need not keep that */
-    self->status = AEB_HANDLER_DONE;
-    self->state->n_live -= self->live;
+    AEB_STORE(self->status, AEB_HANDLER_DONE);
+    AEB_UNLOCK();
+    (void)AEB_ADD(self->state->n_live, -(Py_ssize_t)self->live);
     self->live = false;
     if (AEB_UNLIKELY(self->began != 0)) {
         measured(self);
     }
     bool taken = self->settled != NULL && self->settled(self, fatal);
+    AEB_LOCK(self);
     self->settled = NULL;
     self->owner = NULL;
     self->parent = NULL;
+    AEB_UNLOCK();
     aeb_permit_release(self);
+    AEB_LOCK(self);
     self->bus = NULL;
+    AEB_UNLOCK();
     if (awaitable != NULL) { /* never started: a coroutine would warn that nobody awaited it */
         PyObject *exc = aeb_take_exception();
         if (aeb_close_awaitable(self->state, awaitable) < 0) {
@@ -57,7 +70,7 @@ aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal)
     Py_XDECREF(event);
     Py_XDECREF(outcome);
     Py_XDECREF(parent);
-    Py_XDECREF(bus);
+    Py_XDECREF((PyObject *)bus);
     Py_XDECREF(yielded);
     Py_XDECREF(inner);
     Py_XDECREF(context);
@@ -198,8 +211,8 @@ aeb_handler_task_raised(aeb_handler_task *self, PyObject **result)
     aeb_bus *bus = self->bus;
     PyObject *exc;
     *result = NULL;
-    self->status =
-        AEB_HANDLER_RUNNING; /* a log handler that closes the bus must not end it first */
+    /* A log handler that closes the bus must not end it first. */
+    AEB_STORE(self->status, AEB_HANDLER_RUNNING);
     aeb_report_expect_exception();
     if (concerns_owner(self)) {
         return handler_raised_to_owner(self, result);
@@ -211,7 +224,7 @@ aeb_handler_task_raised(aeb_handler_task *self, PyObject **result)
             status = aeb_report_timeout(bus, self->sub, self->name, self->nested);
         }
         else {
-            bus->n_cancelled++;
+            (void)AEB_ADD(bus->n_cancelled, 1);
             if (!self->cancel_requested) {
                 status = aeb_report_cancelled(bus, self->sub, self->name, self->nested);
             }
@@ -242,7 +255,7 @@ int
 aeb_handler_task_fail(aeb_handler_task *self)
 {
     PyObject *result;
-    if (self->status == AEB_HANDLER_DONE) {
+    if (AEB_IS_OVER(self)) {
         return PyErr_ExceptionMatches(PyExc_Exception)
                    ? (PyErr_WriteUnraisable((PyObject *)self), 0)
                    : -1;
@@ -251,8 +264,13 @@ aeb_handler_task_fail(aeb_handler_task *self)
     PySendResult status = aeb_handler_task_raised(self, &result);
     Py_XDECREF(result);
     if (status == PYGEN_ERROR && (self->ended_cancelled || self->failed)) {
-        Py_XSETREF(self->failure, self->failed ? aeb_take_exception() : NULL);
+        PyObject *failure = self->failed ? aeb_take_exception() : NULL, *before;
         PyErr_Clear();
+        AEB_LOCK(self);
+        before = self->failure;
+        self->failure = failure;
+        AEB_UNLOCK();
+        Py_XDECREF(before);
         return 0;
     }
     return status == PYGEN_ERROR ? -1 : 0;

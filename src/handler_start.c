@@ -124,7 +124,7 @@ aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **fo
 {
     PyObject *value;
     *found = NULL;
-    if (AEB_LIKELY(state->n_live == 0) || state->current_handler == NULL) {
+    if (AEB_LIKELY(AEB_LOAD(state->n_live) == 0) || AEB_LOAD(state->current_handler) == NULL) {
         return 0;
     }
     if (PyContextVar_Get(state->current_handler, NULL, &value) < 0) {
@@ -134,14 +134,14 @@ aeb_handler_task_current(aeb_state *state, PyObject *task, aeb_handler_task **fo
         Py_CLEAR(value); /* copy_context() shows the variable, and anybody can set it */
     }
     *found = (aeb_handler_task *)value;
-    if (value == NULL || (*found)->status == AEB_HANDLER_DONE) {
+    if (value == NULL || AEB_IS_OVER(*found)) {
         *found = NULL;
         Py_XDECREF(value); /* the handler is over, and this is a task that it left behind */
         if (delivery_of_current_task(state, task, found) < 0) {
             return -1;
         }
     }
-    if (*found != NULL && (*found)->status == AEB_HANDLER_DONE) {
+    if (*found != NULL && AEB_IS_OVER(*found)) {
         Py_CLEAR(*found);
     }
     return 0;
@@ -160,24 +160,27 @@ aeb_handler_task_inside(aeb_state *state)
 Py_ssize_t
 aeb_handler_task_base_depth(aeb_state *state, const aeb_handler_task *parent)
 {
-    return parent != NULL ? parent->depth : state->n_live > 0;
+    return parent != NULL ? parent->depth : AEB_LOAD(state->n_live) > 0;
 }
 
 /* How many handlers that are not over are waiting in a row, from `task` up. */
 static Py_ssize_t
-live_depth(const aeb_handler_task *task)
+live_depth(aeb_handler_task *task)
 {
     Py_ssize_t depth = 0;
-    for (; task != NULL; task = task->parent) {
-        if (task->status != AEB_HANDLER_DONE) {
-            depth += task->parent != NULL ? 1 : task->depth; /* see aeb_handler_task_base_depth() */
+    for (Py_INCREF(task); task != NULL;) {
+        aeb_handler_task *parent = aeb_handler_task_parent(task);
+        if (!AEB_IS_OVER(task)) {
+            depth += parent != NULL ? 1 : task->depth; /* see aeb_handler_task_base_depth() */
         }
+        Py_DECREF(task);
+        task = parent;
     }
     return depth;
 }
 
 int
-aeb_handler_task_check_depth(const aeb_handler_task *task)
+aeb_handler_task_check_depth(aeb_handler_task *task)
 {
     Py_ssize_t limit = Py_GetRecursionLimit();
     /* The depth on record also counts handlers that ended while what they began went on. */
@@ -198,9 +201,11 @@ start_task(aeb_handler_task *self, PyObject *loop, bool eager)
     if (aeb_aio_load(state) < 0) {
         return -1;
     }
+    AEB_LOCK(self);
     if (self->loop == NULL) {
         self->loop = Py_NewRef(loop);
     }
+    AEB_UNLOCK();
     PyObject *factory;
     if (aeb_aio_task_factory(state, loop, &factory) < 0) {
         return -1;
@@ -221,11 +226,15 @@ start_task(aeb_handler_task *self, PyObject *loop, bool eager)
     if (task == NULL) {
         return -1;
     }
+    bool cancel = false;
+    AEB_LOCK(self);
     if (self->status != AEB_HANDLER_DONE) {
         self->task = Py_NewRef(task);
-        if (self->cancel_requested) { /* during its first step, which an eager task took */
-            aeb_handler_task_cancel(self);
-        }
+        cancel = self->cancel_requested; /* during its first step, which an eager task took */
+    }
+    AEB_UNLOCK();
+    if (cancel) {
+        aeb_handler_task_cancel(self);
     }
     Py_DECREF(task);
     return 0;
@@ -254,15 +263,22 @@ aeb_handler_task_start_eagerly(aeb_handler_task *self, PyObject *loop)
 void
 aeb_handler_task_cancel(aeb_handler_task *self)
 {
-    bool starting = self->status == AEB_HANDLER_RUNNING && self->task == NULL;
-    if (self->status == AEB_HANDLER_DONE || starting) {
-        self->cancel_requested |= starting; /* start_task() sees to it */
+    PyObject *task = NULL, *loop = NULL;
+    bool now;
+    AEB_LOCK(self);
+    now = self->status != AEB_HANDLER_DONE &&
+          (self->status != AEB_HANDLER_RUNNING || self->task != NULL);
+    if (now) {
+        task = Py_XNewRef(self->task);
+        loop = Py_XNewRef(self->loop);
+    }
+    self->cancel_requested |= self->status != AEB_HANDLER_DONE; /* else start_task() sees to it */
+    AEB_UNLOCK();
+    if (!now) {
         return;
     }
     PyObject *exc = aeb_take_exception();
-    PyObject *task = Py_XNewRef(self->task), *loop = Py_XNewRef(self->loop);
     PyObject *answer = NULL, *loop_of_thread = NULL, *cancel = NULL;
-    self->cancel_requested = true;
     if (task == NULL || aeb_aio_running_loop(self->state, &loop_of_thread) < 0) {
         goto done;
     }
@@ -292,33 +308,55 @@ done:
     aeb_restore_exception_steal(exc);
 }
 
+/* Its task will not run to its end, and need not complain of that. */
+static void
+silence_task(aeb_handler_task *self)
+{
+    PyObject *task;
+    AEB_LOCK(self);
+    task = Py_XNewRef(self->task);
+    AEB_UNLOCK();
+    if (task != NULL &&
+        PyObject_SetAttr(task, self->state->str_log_destroy_pending, Py_False) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(task);
+}
+
 int
 aeb_handler_task_close(aeb_handler_task *self)
 {
-    if (self->status == AEB_HANDLER_DONE) {
+    if (AEB_IS_OVER(self)) {
         return 0;
-    }
-    if (self->status == AEB_HANDLER_RUNNING) {
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return -1;
     }
     /* Closing a handler closes the emission that it awaits, and that cancels further handlers. */
     if (Py_EnterRecursiveCall(" while closing nested handlers")) {
         return -1;
     }
     int status = 0;
-    PyObject *started = Py_XNewRef(self->inner);
-    self->status = AEB_HANDLER_RUNNING;
-    self->finished_early = self->ended_cancelled = true; /* should its task ever run again */
-    if (self->task != NULL &&
-        PyObject_SetAttr(self->task, self->state->str_log_destroy_pending, Py_False) < 0) {
-        PyErr_Clear();
+    bool claimed, begins;
+    PyObject *started = NULL;
+    AEB_LOCK(self);
+    claimed = aeb_handler_task_claim_locked(self, &begins);
+    if (claimed) {
+        started = Py_XNewRef(self->inner);
+        self->finished_early = self->ended_cancelled = true; /* should its task ever run again */
     }
+    AEB_UNLOCK();
+    if (!claimed) {
+        Py_LeaveRecursiveCall();
+        if (AEB_IS_OVER(self)) {
+            return 0;
+        }
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return -1;
+    }
+    silence_task(self);
     if (started != NULL && aeb_close_awaitable(self->state, started) < 0) {
         status = aeb_report_failure(self->bus, self->sub, self->name, false);
     }
     else {
-        self->bus->n_cancelled += !self->timed_out;
+        (void)AEB_ADD(self->bus->n_cancelled, !self->timed_out);
         if (!self->cancel_requested) {
             status = aeb_report_cancelled(self->bus, self->sub, self->name, false);
         }
@@ -335,8 +373,5 @@ void
 aeb_handler_task_abandon(aeb_handler_task *self)
 {
     self->settled = NULL;
-    if (self->task != NULL &&
-        PyObject_SetAttr(self->task, self->state->str_log_destroy_pending, Py_False) < 0) {
-        PyErr_Clear();
-    }
+    silence_task(self);
 }

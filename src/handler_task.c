@@ -76,8 +76,8 @@ aeb_handler_task_release(aeb_handler_task *self_steal)
 {
     aeb_handler_task *self = self_steal;
     aeb_state *state = self->state;
-    if (Py_REFCNT(self) != 1 || self->status != AEB_HANDLER_DONE || self->weakrefs != NULL ||
-        self->live || PyObject_GC_IsFinalized((PyObject *)self) ||
+    if (!AEB_HAS_GIL || Py_REFCNT(self) != 1 || self->status != AEB_HANDLER_DONE ||
+        self->weakrefs != NULL || self->live || PyObject_GC_IsFinalized((PyObject *)self) ||
         state->n_free_deliveries >= AEB_MAX_FREE || Py_TYPE(self) != state->handler_task_type) {
         Py_DECREF(self);
         return;
@@ -131,11 +131,11 @@ await_iterator(PyObject *awaitable)
 static int
 handler_begin(aeb_handler_task *self)
 {
-    if (self->awaitable == NULL && self->sub->bus == NULL && !self->sub->once) {
+    if (self->awaitable == NULL && !aeb_subscription_is_active(self->sub) && !self->sub->once) {
         return 0; /* removed before its turn; a once handler was claimed for this delivery */
     }
     /* In the handler's own context, so that it reaches every task that the handler makes. */
-    self->state->n_live += !self->live;
+    (void)AEB_ADD(self->state->n_live, !self->live);
     self->live = true;
     if (!self->untracked) {
         PyObject *token = PyContextVar_Set(self->state->current_handler, (PyObject *)self);
@@ -156,7 +156,7 @@ handler_begin(aeb_handler_task *self)
         }
     }
     if (self->awaitable == NULL) {
-        self->bus->n_delivered++;
+        (void)AEB_ADD(self->bus->n_delivered, 1);
         aeb_occasion occasion = {
             .name = self->name, .payload = self->payload, .event = self->event};
         PyObject *value;
@@ -170,7 +170,7 @@ handler_begin(aeb_handler_task *self)
         if (called == 0) { /* it was held weakly and is gone */
             self->called = false;
             self->began = 0;
-            self->bus->n_delivered--;
+            (void)AEB_ADD(self->bus->n_delivered, -1);
             return 0;
         }
         if (!aeb_is_awaitable(value)) {
@@ -182,10 +182,13 @@ handler_begin(aeb_handler_task *self)
         }
         self->awaitable = value;
     }
-    self->inner = await_iterator(self->awaitable);
-    if (self->inner == NULL) {
+    PyObject *iterator = await_iterator(self->awaitable);
+    if (iterator == NULL) {
         return -1;
     }
+    AEB_LOCK(self);
+    self->inner = iterator;
+    AEB_UNLOCK();
     Py_CLEAR(self->awaitable);
     return 1;
 }
@@ -216,7 +219,7 @@ aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **r
 {
     switch (sent) {
     case PYGEN_NEXT:
-        self->status = AEB_HANDLER_SUSPENDED;
+        AEB_STORE(self->status, AEB_HANDLER_SUSPENDED);
         return PYGEN_NEXT;
     case PYGEN_RETURN:
         if (AEB_UNLIKELY(self->outcome != NULL) && self->inner != NULL && !self->timed_out) {
@@ -230,7 +233,8 @@ aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **r
 }
 
 PySendResult
-aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, PyObject **result)
+aeb_handler_task_step(aeb_handler_task *self, bool begins, PyObject *value, PyObject *exc,
+                      PyObject **result)
 {
     PySendResult sent;
     PyObject *context = Py_XNewRef(self->context);
@@ -238,14 +242,12 @@ aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, Py
         Py_DECREF(context);
         return aeb_handler_task_raised(self, result);
     }
-    bool begin = self->status == AEB_HANDLER_NEW;
-    bool limited = begin && self->sub->timeout > 0.0;
+    bool limited = begins && self->sub->timeout > 0.0;
     double start = 0.0;
     if (AEB_UNLIKELY(limited)) {
         start = aeb_timeout_clock(self);
     }
-    self->status = AEB_HANDLER_RUNNING;
-    int begun = begin ? handler_begin(self) : 1;
+    int begun = begins ? handler_begin(self) : 1;
     if (begun > 0) {
         /* close() from inside the handler's own code could drop the last reference to it. */
         PyObject *inner = Py_NewRef(self->inner);
@@ -276,15 +278,21 @@ aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc, Py
 static PySendResult
 handler_after_end(aeb_handler_task *self, PyObject **result)
 {
+    PyObject *failure;
+    bool early;
     *result = NULL;
-    if (!self->finished_early) {
+    AEB_LOCK(self);
+    early = self->finished_early;
+    failure = self->failure;
+    self->finished_early = false;
+    self->failure = early ? NULL : failure;
+    AEB_UNLOCK();
+    if (!early) {
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
         return PYGEN_ERROR;
     }
-    self->finished_early = false;
-    if (self->failure != NULL) {
-        aeb_restore_exception_steal(self->failure);
-        self->failure = NULL;
+    if (failure != NULL) {
+        aeb_restore_exception_steal(failure);
         return PYGEN_ERROR;
     }
     if (self->ended_cancelled) {
@@ -295,27 +303,44 @@ handler_after_end(aeb_handler_task *self, PyObject **result)
     return PYGEN_RETURN;
 }
 
-PySendResult
-aeb_handler_task_send(aeb_handler_task *self, PyObject *value, PyObject **result)
+/* The answer to a step that cannot be taken. */
+static PySendResult
+handler_refuses(aeb_handler_task *self, bool misused, PyObject **result)
 {
-    *result = NULL;
-    if (self->status == AEB_HANDLER_DONE) {
-        return handler_after_end(self, result);
-    }
-    if (self->status == AEB_HANDLER_RUNNING) {
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return PYGEN_ERROR;
-    }
-    if (self->status == AEB_HANDLER_NEW && value != Py_None) {
+    if (misused) {
         PyErr_SetString(PyExc_TypeError, AEB_FIRST_SEND);
         return PYGEN_ERROR;
     }
-    if (self->yielded != NULL) {
-        *result = self->yielded;
+    if (AEB_IS_OVER(self)) {
+        return handler_after_end(self, result);
+    }
+    PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    return PYGEN_ERROR;
+}
+
+PySendResult
+aeb_handler_task_send(aeb_handler_task *self, PyObject *value, PyObject **result)
+{
+    bool begins = false, claimed = false, misused;
+    PyObject *yielded = NULL;
+    AEB_LOCK(self);
+    misused = self->status == AEB_HANDLER_NEW && value != Py_None;
+    if (self->status == AEB_HANDLER_SUSPENDED) {
+        yielded = self->yielded;
         self->yielded = NULL;
+    }
+    if (yielded == NULL && !misused) {
+        claimed = aeb_handler_task_claim_locked(self, &begins);
+    }
+    AEB_UNLOCK();
+    *result = yielded;
+    if (yielded != NULL) {
         return PYGEN_NEXT;
     }
-    return aeb_handler_task_step(self, value, NULL, result);
+    if (AEB_LIKELY(claimed)) {
+        return aeb_handler_task_step(self, begins, value, NULL, result);
+    }
+    return handler_refuses(self, misused, result);
 }
 
 /* A cancellation that arrives between the early step and the task's own first step: do what
@@ -345,28 +370,31 @@ cancel_yielded(aeb_handler_task *self, PyObject *yielded, PyObject *exc)
 PySendResult
 aeb_handler_task_throw(aeb_handler_task *self, PyObject *exc, PyObject **result)
 {
+    bool begins, claimed;
+    PyObject *yielded = NULL;
     *result = NULL;
-    switch (self->status) {
-    case AEB_HANDLER_DONE:
-        return handler_after_end(self, result);
-    case AEB_HANDLER_RUNNING:
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return PYGEN_ERROR;
-    case AEB_HANDLER_NEW:
+    AEB_LOCK(self);
+    claimed = aeb_handler_task_claim_locked(self, &begins);
+    if (claimed) {
+        yielded = self->yielded;
+        self->yielded = NULL;
+    }
+    AEB_UNLOCK();
+    if (!claimed) {
+        return handler_refuses(self, false, result);
+    }
+    if (begins) {
         aeb_restore_exception_steal(Py_NewRef(exc));
         return aeb_handler_task_raised(self, result);
-    case AEB_HANDLER_SUSPENDED:
-        break;
     }
-    if (self->yielded != NULL) {
-        PyObject *yielded = self->yielded;
-        self->yielded = NULL;
+    if (yielded != NULL) {
         if (PyErr_GivenExceptionMatches(exc, self->state->cancelled_error) &&
             cancel_yielded(self, yielded, exc)) {
+            AEB_STORE(self->status, AEB_HANDLER_SUSPENDED);
             *result = yielded;
             return PYGEN_NEXT;
         }
         Py_DECREF(yielded);
     }
-    return aeb_handler_task_step(self, Py_None, exc, result);
+    return aeb_handler_task_step(self, false, Py_None, exc, result);
 }

@@ -44,7 +44,7 @@ typedef struct aeb_handler_task {
     uint64_t began; /* when its handler was called, in aeb_monotonic_ns(); 0: it is not measured */
     uint64_t took;  /* nanoseconds: what its handler took before it was a delivery, then in all */
     Py_ssize_t depth; /* of handlers awaiting emissions of handlers, from 1 */
-    aeb_handler_status status;
+    AEB_SHARED aeb_handler_status status;
     bool nested;           /* see aeb_dispatch_enter() */
     bool lazy;             /* its task is one of lazy_task.c */
     bool untracked;        /* need not be in its handler's context: see handler_start.c */
@@ -62,6 +62,39 @@ typedef struct aeb_handler_task {
     Py_ssize_t parked; /* how often, see schedule.c */
     PyObject *weakrefs;
 } aeb_handler_task;
+
+/* Threads.  Who has found a delivery new or suspended, under its lock, and made it running, has it for
+ * himself, and needs the lock only for what others look at or set meanwhile: `status`, `task`, `loop`,
+ * `parent`, `cancel_requested`.  What concerns queues and permits (`queued` to `permit`, and `parked`)
+ * is guarded by the lock of the bus. */
+
+/* Whether it is over, as far as another thread can know. */
+#define AEB_IS_OVER(delivery) (AEB_LOAD((delivery)->status) == AEB_HANDLER_DONE)
+
+/* Makes a delivery that can go on, or begin, the caller's.  Whether it was new is in *begins.  False when
+ * it runs, or is over. */
+static inline bool
+aeb_handler_task_claim_locked(aeb_handler_task *self, bool *begins)
+{
+    aeb_handler_status status = AEB_LOAD(self->status);
+    *begins = status == AEB_HANDLER_NEW;
+    if (status != AEB_HANDLER_NEW && status != AEB_HANDLER_SUSPENDED) {
+        return false;
+    }
+    AEB_STORE(self->status, AEB_HANDLER_RUNNING);
+    return true;
+}
+
+/* The delivery whose handler emitted, a new reference, or NULL. */
+static inline aeb_handler_task *
+aeb_handler_task_parent(aeb_handler_task *self)
+{
+    PyObject *parent;
+    AEB_LOCK(self);
+    parent = Py_XNewRef((PyObject *)self->parent);
+    AEB_UNLOCK();
+    return (aeb_handler_task *)parent;
+}
 
 int aeb_handler_task_init_type(PyObject *module, aeb_state *state);
 
@@ -149,9 +182,9 @@ bool aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal);
 PySendResult aeb_handler_task_returned(aeb_handler_task *self, PyObject **result);
 PySendResult aeb_handler_task_raised(aeb_handler_task *self, PyObject **result);
 
-/* One step: sends `value`, or throws `exc` when it is not NULL. */
-PySendResult aeb_handler_task_step(aeb_handler_task *self, PyObject *value, PyObject *exc,
-                                   PyObject **result);
+/* One step of a claimed delivery: begins it, or sends `value`, or throws `exc` when it is not NULL. */
+PySendResult aeb_handler_task_step(aeb_handler_task *self, bool begins, PyObject *value,
+                                   PyObject *exc, PyObject **result);
 
 /* What follows a step: `sent` and *result are how it ended, and so they are afterwards. */
 PySendResult aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **result);
@@ -177,6 +210,6 @@ int aeb_handler_task_inside(aeb_state *state);
 Py_ssize_t aeb_handler_task_base_depth(aeb_state *state, const aeb_handler_task *parent);
 
 /* RecursionError when too many handlers wait in a row, from `task` up.  0 or -1. */
-int aeb_handler_task_check_depth(const aeb_handler_task *task);
+int aeb_handler_task_check_depth(aeb_handler_task *task);
 
 #endif

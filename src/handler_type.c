@@ -56,7 +56,11 @@ handler_close(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 handler_cancel(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
-    if (!self->cancel_requested) { /* once is enough: it may be cleaning up */
+    bool requested;
+    AEB_LOCK(self);
+    requested = self->cancel_requested;
+    AEB_UNLOCK();
+    if (!requested) { /* once is enough: it may be cleaning up */
         aeb_handler_task_cancel(self);
     }
     Py_RETURN_NONE;
@@ -78,8 +82,11 @@ handler_retrieve(aeb_handler_task *self, PyObject *task)
 static PyObject *
 handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->status == AEB_HANDLER_NEW && self->task == NULL &&
-        aeb_starter_start_alone(self) < 0) {
+    bool startable;
+    AEB_LOCK(self);
+    startable = self->status == AEB_HANDLER_NEW && self->task == NULL;
+    AEB_UNLOCK();
+    if (startable && aeb_starter_start_alone(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -100,23 +107,28 @@ handler_get_name(aeb_handler_task *self, void *Py_UNUSED(closure))
 static PyObject *
 handler_get_running(aeb_handler_task *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->status == AEB_HANDLER_RUNNING);
+    return PyBool_FromLong(AEB_LOAD(self->status) == AEB_HANDLER_RUNNING);
 }
 
 static PyObject *
 handler_get_suspended(aeb_handler_task *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->status == AEB_HANDLER_SUSPENDED);
+    return PyBool_FromLong(AEB_LOAD(self->status) == AEB_HANDLER_SUSPENDED);
 }
 
 /* cr_frame, cr_code and cr_await of the handler's own coroutine, for whoever inspects the task. */
 static PyObject *
 handler_get_inner(aeb_handler_task *self, void *attribute)
 {
-    if (self->inner != NULL && PyCoro_CheckExact(self->inner)) {
-        return PyObject_GetAttrString(self->inner, (const char *)attribute);
-    }
-    Py_RETURN_NONE;
+    PyObject *inner;
+    AEB_LOCK(self);
+    inner = Py_XNewRef(self->inner);
+    AEB_UNLOCK();
+    PyObject *value = inner != NULL && PyCoro_CheckExact(inner)
+                          ? PyObject_GetAttrString(inner, (const char *)attribute)
+                          : Py_NewRef(Py_None);
+    Py_XDECREF(inner);
+    return value;
 }
 
 static PyMethodDef handler_methods[] = {
@@ -178,7 +190,7 @@ handler_clear(aeb_handler_task *self)
 {
     self->status = AEB_HANDLER_DONE;
     self->settled = NULL;
-    self->state->n_live -= self->live;
+    (void)AEB_ADD(self->state->n_live, -(Py_ssize_t)self->live);
     self->live = false;
     Py_CLEAR(self->owner);
     Py_CLEAR(self->failure);

@@ -24,19 +24,20 @@ bucket_middle(size_t bucket)
 double
 aeb_histogram_quantile(const aeb_histogram *histogram, double part)
 {
-    if (histogram->count == 0) {
+    uint64_t count = AEB_LOAD(histogram->count);
+    if (count == 0) {
         return 0.0;
     }
-    double wanted = part * (double)histogram->count;
+    double wanted = part * (double)count;
     uint64_t seen = 0;
     size_t bucket = 0;
     for (; bucket < AEB_HISTOGRAM_BUCKETS - 1; bucket++) {
-        seen += histogram->buckets[bucket];
+        seen += AEB_LOAD(histogram->buckets[bucket]);
         if (seen > 0 && (double)seen >= wanted) {
             break;
         }
     }
-    double middle = bucket_middle(bucket), max = (double)histogram->max;
+    double middle = bucket_middle(bucket), max = (double)AEB_LOAD(histogram->max);
     /* The last bucket is open to above: what is known of it is the maximum. */
     return bucket == AEB_HISTOGRAM_BUCKETS - 1 || middle > max ? max : middle;
 }

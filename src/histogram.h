@@ -13,10 +13,10 @@
 
 /* All durations are in nanoseconds. */
 typedef struct {
-    uint64_t count;
-    uint64_t sum;
-    uint64_t max;
-    uint64_t buckets[AEB_HISTOGRAM_BUCKETS];
+    AEB_SHARED uint64_t count;
+    AEB_SHARED uint64_t sum;
+    AEB_SHARED uint64_t max;
+    AEB_SHARED uint64_t buckets[AEB_HISTOGRAM_BUCKETS];
 } aeb_histogram;
 
 /* The bucket that a duration is counted in. */
@@ -36,10 +36,10 @@ aeb_histogram_bucket(uint64_t duration)
 static inline void
 aeb_histogram_add(aeb_histogram *histogram, uint64_t duration)
 {
-    histogram->count++;
-    histogram->sum += duration;
-    histogram->max = duration > histogram->max ? duration : histogram->max;
-    histogram->buckets[aeb_histogram_bucket(duration)]++;
+    (void)AEB_ADD(histogram->count, 1);
+    (void)AEB_ADD(histogram->sum, duration);
+    aeb_raise_to(&histogram->max, duration);
+    (void)AEB_ADD(histogram->buckets[aeb_histogram_bucket(duration)], 1);
 }
 
 /* A duration that the given part (0 to 1) of all counted ones do not exceed: the middle of the

@@ -8,7 +8,8 @@
  * which saves most of what recording costs.  A reference count of one says that nobody has it: all
  * others, handlers and lists among them, hold their own.
  *
- * Locking: the GIL is never given up while the ring changes.  What a change releases (a payload may
+ * Locking: all of it is done under the lock of the bus, which is never given up while the ring changes.
+ * What a change releases (a payload may
  * have a finaliser that emits) is released when the ring is sound.
  */
 #include "history.h"
@@ -119,8 +120,8 @@ reuse_oldest(aeb_bus *bus, aeb_occasion *occasion, bool wanted)
     return true;
 }
 
-int
-aeb_history_record(aeb_bus *bus, aeb_occasion *occasion, bool wanted)
+static int
+record_locked(aeb_bus *bus, aeb_occasion *occasion, bool wanted)
 {
     if (AEB_LIKELY(reuse_oldest(bus, occasion, wanted))) {
         return 0;
@@ -135,6 +136,16 @@ aeb_history_record(aeb_bus *bus, aeb_occasion *occasion, bool wanted)
         occasion->event = Py_NewRef(event);
     }
     Py_DECREF(event);
+    return status;
+}
+
+int
+aeb_history_record(aeb_bus *bus, aeb_occasion *occasion, bool wanted)
+{
+    int status;
+    AEB_LOCK(bus);
+    status = record_locked(bus, occasion, wanted);
+    AEB_UNLOCK();
     return status;
 }
 
@@ -210,14 +221,12 @@ normalize(const aeb_bus *bus, PyObject *key, PyObject **normal)
     return 0;
 }
 
-/* The last `limit` events (-1: all that are kept) that match the key (None: any), newest first. */
+/* The last `limit` events (-1: all that are kept) that match the normalised key (NULL: any), newest
+ * first. */
 static PyObject *
-list_events(aeb_bus *bus, PyObject *key, Py_ssize_t limit)
+list_events_locked(aeb_bus *bus, PyObject *normal, Py_ssize_t limit)
 {
-    PyObject *normal, *result = NULL;
-    if (normalize(bus, key, &normal) < 0) {
-        return NULL;
-    }
+    PyObject *result = NULL;
     /* Making a list may run finalisers, which emit: so first the events, then the list. */
     Py_ssize_t size = bus->history_size, n = 0;
     PyObject **found = PyMem_New(PyObject *, size > 0 ? (size_t)size : 1);
@@ -243,7 +252,6 @@ list_events(aeb_bus *bus, PyObject *key, Py_ssize_t limit)
 
 done:
     PyMem_Free(found);
-    Py_XDECREF(normal);
     return result;
 }
 
@@ -271,7 +279,15 @@ aeb_history(aeb_bus *bus, PyObject *args, PyObject *kwargs)
     else if (limit_option != NULL && aeb_parse_count(limit_option, "limit", &limit) < 0) {
         return NULL;
     }
-    return list_events(bus, key, limit);
+    PyObject *normal, *result;
+    if (normalize(bus, key, &normal) < 0) {
+        return NULL;
+    }
+    AEB_LOCK(bus);
+    result = list_events_locked(bus, normal, limit);
+    AEB_UNLOCK();
+    Py_XDECREF(normal);
+    return result;
 }
 
 /* ---- life cycle ------------------------------------------------------------------------------ */
@@ -279,8 +295,10 @@ aeb_history(aeb_bus *bus, PyObject *args, PyObject *kwargs)
 void
 aeb_history_configure(aeb_bus *bus, Py_ssize_t limit)
 {
+    AEB_LOCK(bus);
     bus->history_limit = limit;
     aeb_history_clear(bus);
+    AEB_UNLOCK();
 }
 
 int

@@ -65,14 +65,14 @@ core_forget_asyncio(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_before_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    ((aeb_state *)PyModule_GetState(module))->pid = 0;
+    AEB_STORE(((aeb_state *)PyModule_GetState(module))->pid, 0);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 core_after_fork_in_parent(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    ((aeb_state *)PyModule_GetState(module))->pid = aeb_getpid();
+    AEB_STORE(((aeb_state *)PyModule_GetState(module))->pid, aeb_getpid());
     Py_RETURN_NONE;
 }
 
@@ -80,7 +80,7 @@ static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     aeb_state *state = (aeb_state *)PyModule_GetState(module);
-    state->pid = aeb_getpid();
+    AEB_STORE(state->pid, aeb_getpid());
     aeb_dispatch_after_fork(state);
     Py_RETURN_NONE;
 }
@@ -223,6 +223,9 @@ static PyModuleDef_Slot core_slots[] = {
     {Py_mod_exec, core_exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
 };

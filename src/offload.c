@@ -12,7 +12,7 @@
 static int
 load_offloaded(aeb_state *state)
 {
-    if (AEB_LIKELY(state->offloaded != NULL)) {
+    if (AEB_LIKELY(AEB_LOAD(state->offloaded) != NULL)) {
         return 0;
     }
     PyObject *module = PyImport_ImportModule("agent_event_bus._loop");
@@ -24,7 +24,7 @@ load_offloaded(aeb_state *state)
     if (found == NULL) {
         return -1;
     }
-    Py_XSETREF(state->offloaded, found);
+    aeb_fill_once(&state->offloaded, found);
     return 0;
 }
 
@@ -49,7 +49,7 @@ aeb_call_offloaded(aeb_state *state, aeb_subscription *sub, aeb_form form,
     else if (form == AEB_FORM_EVENT) {
         args[1] = occasion->event;
     }
-    sub->calls++;
+    (void)AEB_ADD(sub->calls, 1);
     *result = PyObject_Vectorcall(state->offloaded, args, n_args, NULL);
     Py_DECREF(handler);
     return *result == NULL ? -1 : 1;
@@ -114,6 +114,6 @@ aeb_call_offloaded_inline(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, 
             Py_DECREF(promise.awaitable);
         }
     }
-    bus->n_delivered += (uint64_t)n_called;
+    (void)AEB_ADD(bus->n_delivered, (uint64_t)n_called);
     return status < 0 ? -1 : n_called;
 }

@@ -13,6 +13,9 @@
  *
  * A forked child has none of the tasks that hold permits, so a permit counts in the process that
  * gave it only.
+ *
+ * The queue, the permits, and the fields of deliveries that belong to them are guarded by the lock of
+ * the bus.
  */
 #include "permit.h"
 
@@ -60,7 +63,7 @@ take_back(aeb_bus *bus, aeb_handler_task *delivery)
 
 /* Forgets what another process has left behind. */
 static void
-own_permits(aeb_bus *bus)
+own_permits_locked(aeb_bus *bus)
 {
     long pid = aeb_process(bus->state);
     if (AEB_LIKELY(bus->permits_pid == pid)) {
@@ -77,11 +80,32 @@ own_permits(aeb_bus *bus)
     }
 }
 
-/* Whether the loop of a delivery is closed.  Never raises. */
-static bool
-is_stranded(aeb_handler_task *delivery)
+/* What follows a delivery among those that have a permit (NULL: the first one), a new reference; NULL at
+ * the end.  If the list has changed so that this one is not in it any more, from the first one again. */
+static aeb_handler_task *
+next_running(aeb_bus *bus, aeb_handler_task *delivery)
 {
-    PyObject *loop = Py_NewRef(delivery->loop);
+    aeb_handler_task *next;
+    AEB_LOCK(bus);
+    bool listed = delivery != NULL && delivery->permit != 0 && delivery->permit == bus->permits_pid;
+    next = listed ? delivery->queue_after : bus->first_running;
+    Py_XINCREF(next);
+    AEB_UNLOCK();
+    return next;
+}
+
+/* Whether the loop of a delivery is closed; `open` is one that is not.  Never raises. */
+static bool
+is_stranded(aeb_handler_task *delivery, PyObject *open)
+{
+    PyObject *loop;
+    AEB_LOCK(delivery);
+    loop = Py_XNewRef(delivery->loop);
+    AEB_UNLOCK();
+    if (loop == NULL || loop == open) {
+        Py_XDECREF(loop);
+        return false;
+    }
     PyObject *answer = PyObject_CallMethod(loop, "is_closed", NULL);
     int closed = answer == NULL ? -1 : PyObject_IsTrue(answer);
     if (closed < 0) {
@@ -97,19 +121,26 @@ is_stranded(aeb_handler_task *delivery)
 static void
 end_stranded(aeb_bus *bus, PyObject *loop)
 {
-    aeb_handler_task *next = (aeb_handler_task *)Py_XNewRef((PyObject *)bus->first_running);
-    while (next != NULL) {
-        aeb_handler_task *delivery = next;
-        if (delivery->loop != NULL && delivery->loop != loop && is_stranded(delivery) &&
-            delivery->status != AEB_HANDLER_RUNNING && aeb_handler_task_close(delivery) < 0) {
+    aeb_handler_task *delivery = next_running(bus, NULL);
+    while (delivery != NULL) {
+        if (is_stranded(delivery, loop) && AEB_LOAD(delivery->status) != AEB_HANDLER_RUNNING &&
+            aeb_handler_task_close(delivery) < 0) {
             PyErr_WriteUnraisable((PyObject *)delivery);
         }
-        /* What has just run may have changed the list: go on only where it is known to. */
-        bool listed = delivery->permit != 0 && delivery->permit == bus->permits_pid;
-        next = listed ? delivery->queue_after : bus->first_running;
-        Py_XINCREF(next);
-        Py_DECREF(delivery);
+        Py_SETREF(delivery, next_running(bus, delivery));
     }
+}
+
+/* Puts a delivery at the end of the queue. */
+static void
+enqueue(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, PyObject *context)
+{
+    Py_XSETREF(delivery->context, Py_NewRef(context));
+    Py_XSETREF(delivery->loop, Py_NewRef(loop));
+    delivery->queue_before = bus->last_queued;
+    *(bus->last_queued == NULL ? &bus->first_queued : &bus->last_queued->queue_after) = delivery;
+    bus->last_queued = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
+    delivery->queued = true;
 }
 
 int
@@ -117,34 +148,37 @@ aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
 {
     aeb_bus *bus = (aeb_bus *)Py_NewRef((PyObject *)delivery->bus);
     PyObject *context = NULL;
+    bool full;
     int go_ahead = 0;
-    own_permits(bus);
-    if (bus->n_permits >= bus->max_concurrency) {
+    AEB_LOCK(bus);
+    own_permits_locked(bus);
+    full = bus->n_permits >= bus->max_concurrency;
+    AEB_UNLOCK();
+    if (full) {
         end_stranded(bus, loop);
+    }
+    if (full ||
+        !AEB_HAS_GIL) { /* without a GIL, it may be full by the time that is looked at again */
         /* What it will be started in: the emitter may have changed its variables by then. */
         context = PyContext_CopyCurrent();
         if (context == NULL) {
-            go_ahead = -1;
-            goto done;
+            Py_DECREF(bus);
+            return -1;
         }
     }
+    AEB_LOCK(bus);
     /* Only now: all of that may have run finalisers, which give permits back or end this one. */
-    if (delivery->status != AEB_HANDLER_NEW) {
-        goto done;
+    if (AEB_LOAD(delivery->status) != AEB_HANDLER_NEW) {
+        go_ahead = 0;
     }
-    if (bus->n_permits < bus->max_concurrency) { /* then nobody is in the queue */
+    else if (bus->n_permits < bus->max_concurrency) { /* then nobody is in the queue */
         grant(bus, delivery);
         go_ahead = 1;
-        goto done;
     }
-    Py_XSETREF(delivery->context, Py_NewRef(context));
-    Py_XSETREF(delivery->loop, Py_NewRef(loop));
-    delivery->queue_before = bus->last_queued;
-    *(bus->last_queued == NULL ? &bus->first_queued : &bus->last_queued->queue_after) = delivery;
-    bus->last_queued = (aeb_handler_task *)Py_NewRef((PyObject *)delivery);
-    delivery->queued = true;
-
-done:
+    else {
+        enqueue(bus, delivery, loop, context);
+    }
+    AEB_UNLOCK();
     Py_XDECREF(context);
     Py_DECREF(bus);
     return go_ahead;
@@ -156,8 +190,17 @@ start_soon(aeb_handler_task *delivery)
 {
     aeb_state *state = delivery->state;
     PyObject *running = NULL, *method = NULL, *start = NULL, *kwargs = NULL, *handle = NULL;
-    PyObject *args = NULL, *context = delivery->context, *loop = Py_NewRef(delivery->loop);
+    PyObject *args = NULL, *context, *loop;
+    AEB_LOCK(delivery);
+    context = delivery->context;
+    loop = Py_XNewRef(delivery->loop);
     delivery->context = NULL;
+    AEB_UNLOCK();
+    if (context == NULL || loop == NULL) { /* another thread has closed it meanwhile */
+        Py_XDECREF(context);
+        Py_XDECREF(loop);
+        return 0;
+    }
     if (aeb_aio_running_loop(state, &running) == 0) {
         method = PyObject_GetAttr(loop, running == loop ? state->str_call_soon
                                                         : state->str_call_soon_threadsafe);
@@ -182,25 +225,41 @@ start_soon(aeb_handler_task *delivery)
     return handle == NULL ? -1 : 0;
 }
 
+/* Gives the first delivery in the queue a permit, if there is one.  A new reference, or NULL. */
+static aeb_handler_task *
+grant_next(aeb_bus *bus)
+{
+    aeb_handler_task *granted = NULL;
+    AEB_LOCK(bus);
+    /* A bus that was initialised again may have lost its limit meanwhile. */
+    while (granted == NULL && bus->first_queued != NULL &&
+           (bus->max_concurrency == 0 || bus->n_permits < bus->max_concurrency)) {
+        aeb_handler_task *delivery = bus->first_queued;
+        unlink_delivery(bus, delivery);
+        if (AEB_IS_OVER(delivery)) { /* its owner is being told, and got us here */
+            Py_DECREF(delivery);
+            continue;
+        }
+        grant(bus, delivery);
+        granted = delivery;
+    }
+    AEB_UNLOCK();
+    return granted;
+}
+
 /* Hands out what permits there are.  Never raises. */
 static void
 start_next(aeb_bus *bus)
 {
     PyObject *exc = aeb_take_exception();
-    /* A bus that was initialised again may have lost its limit meanwhile. */
-    while (bus->first_queued != NULL &&
-           (bus->max_concurrency == 0 || bus->n_permits < bus->max_concurrency)) {
-        aeb_handler_task *delivery = bus->first_queued;
-        unlink_delivery(bus, delivery);
-        if (delivery->status == AEB_HANDLER_DONE) { /* its owner is being told, and got us here */
-            Py_DECREF(delivery);
-            continue;
-        }
-        grant(bus, delivery);
-        if (start_soon(delivery) < 0 && delivery->status == AEB_HANDLER_NEW) {
+    aeb_handler_task *delivery;
+    while ((delivery = grant_next(bus)) != NULL) {
+        if (start_soon(delivery) < 0 && AEB_LOAD(delivery->status) == AEB_HANDLER_NEW) {
             /* Its loop is closed.  It has failed, and that gives its permit back at the end: to
              * `bus`, where this loop, not another one inside it, hands it on. */
+            AEB_LOCK(bus);
             take_back(bus, delivery);
+            AEB_UNLOCK();
             if (aeb_handler_task_fail(delivery) < 0) {
                 PyErr_WriteUnraisable((PyObject *)delivery);
             }
@@ -212,21 +271,26 @@ start_next(aeb_bus *bus)
 }
 
 void
-aeb_permit_give_back(aeb_handler_task *delivery)
+aeb_permit_give_back(aeb_bus *bus, aeb_handler_task *delivery)
 {
-    aeb_bus *bus = delivery->bus;
-    own_permits(bus);
-    if (delivery->queued) {
+    bool others_wait, queued;
+    AEB_LOCK(bus);
+    own_permits_locked(bus);
+    queued = delivery->queued;
+    if (queued) {
         unlink_delivery(bus, delivery);
-        Py_DECREF(delivery); /* the queue's; the caller has another one */
     }
     take_back(bus, delivery);
-    if (AEB_LIKELY(bus->first_queued == NULL)) {
-        return;
+    others_wait = bus->first_queued != NULL;
+    AEB_UNLOCK();
+    if (queued) {
+        Py_DECREF(delivery); /* the queue's; the caller has another one */
     }
-    Py_INCREF(bus);
-    start_next(bus);
-    Py_DECREF(bus);
+    if (AEB_UNLIKELY(others_wait)) {
+        Py_INCREF(bus);
+        start_next(bus);
+        Py_DECREF(bus);
+    }
 }
 
 int
@@ -240,10 +304,14 @@ aeb_permit_give_up_own(aeb_bus *bus)
         return -1;
     }
     while (task != NULL) {
-        if (task->bus == bus) {
-            aeb_permit_release(task);
+        bool own;
+        AEB_LOCK(task);
+        own = task->bus == bus;
+        AEB_UNLOCK();
+        if (own) {
+            aeb_permit_give_back(bus, task);
         }
-        Py_SETREF(task, (aeb_handler_task *)Py_XNewRef((PyObject *)task->parent));
+        Py_SETREF(task, aeb_handler_task_parent(task));
     }
     return 0;
 }

@@ -19,13 +19,17 @@ aeb_permit_take(aeb_handler_task *delivery, PyObject *loop, bool exempt)
 
 /* Gives back the permit of a delivery, or its place in the queue, and starts the next one.  Never
  * raises; a pending exception stays. */
-void aeb_permit_give_back(aeb_handler_task *delivery);
+void aeb_permit_give_back(aeb_bus *bus, aeb_handler_task *delivery);
 
+/* The same for one that may have neither.  Without a GIL another thread may be giving it a permit, and
+ * only under the lock can be seen what it has. */
 static inline void
 aeb_permit_release(aeb_handler_task *delivery)
 {
-    if (AEB_UNLIKELY(delivery->queued || delivery->permit != 0)) {
-        aeb_permit_give_back(delivery);
+    bool may_have = AEB_HAS_GIL ? delivery->queued || delivery->permit != 0
+                                : delivery->bus != NULL && delivery->bus->max_concurrency > 0;
+    if (AEB_UNLIKELY(may_have)) {
+        aeb_permit_give_back(delivery->bus, delivery);
     }
 }
 

@@ -58,7 +58,7 @@ copy_source(const aeb_source *source, aeb_plan_entry *to)
     Py_ssize_t n = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(source->list); i++) {
         aeb_subscription *sub = (aeb_subscription *)PyList_GET_ITEM(source->list, i);
-        if (sub->bus != NULL) {
+        if (aeb_subscription_is_active(sub)) {
             to[n++] = (aeb_plan_entry){sub, sub->envelope ? AEB_FORM_EVENT : source->form};
         }
     }

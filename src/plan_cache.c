@@ -148,8 +148,8 @@ plan_of_subclass(aeb_bus *bus, PyObject *name)
     return (aeb_plan *)plan;
 }
 
-aeb_plan *
-aeb_registry_make_plan(aeb_bus *bus, PyObject *name)
+static aeb_plan *
+make_name_plan_locked(aeb_bus *bus, PyObject *name)
 {
     aeb_plan *plan = (aeb_plan *)Py_XNewRef((PyObject *)plan_of_subclass(bus, name));
     if (plan != NULL) {
@@ -171,6 +171,16 @@ aeb_registry_make_plan(aeb_bus *bus, PyObject *name)
         }
     }
     Py_DECREF(exact);
+    return plan;
+}
+
+aeb_plan *
+aeb_registry_make_plan(aeb_bus *bus, PyObject *name)
+{
+    aeb_plan *plan;
+    AEB_LOCK(bus);
+    plan = make_name_plan_locked(bus, name);
+    AEB_UNLOCK();
     return plan;
 }
 
@@ -241,7 +251,7 @@ drop_class_plans(aeb_bus *bus)
 
 /* Makes the plan of a class and remembers it.  A new reference, or NULL. */
 static aeb_plan *
-make_class_plan(aeb_bus *bus, PyTypeObject *type, PyObject *listed)
+make_class_plan_locked(aeb_bus *bus, PyTypeObject *type, PyObject *listed)
 {
     Py_INCREF(type); /* a finaliser can give the object that is published another class */
     if (PyDict_GET_SIZE(bus->class_plans) >= MAX_ANY_PLANS || bus->class_cost >= MAX_ANY_COST) {
@@ -275,13 +285,16 @@ aeb_registry_class_plan(aeb_bus *bus, PyTypeObject *type)
     if (listed == NULL) {
         return NULL;
     }
-    aeb_plan *plan = (aeb_plan *)PyDict_GetItemWithError(bus->class_plans, listed);
+    aeb_plan *plan;
+    AEB_LOCK(bus);
+    plan = (aeb_plan *)PyDict_GetItemWithError(bus->class_plans, listed);
     if (AEB_LIKELY(plan != NULL && plan_fits(plan, type))) {
         Py_INCREF(plan);
     }
     else {
-        plan = make_class_plan(bus, type, listed);
+        plan = make_class_plan_locked(bus, type, listed);
     }
+    AEB_UNLOCK();
     Py_DECREF(listed);
     return plan;
 }
@@ -289,21 +302,21 @@ aeb_registry_class_plan(aeb_bus *bus, PyTypeObject *type)
 /* ---- dropping -------------------------------------------------------------------------------- */
 
 void
-aeb_plans_drop_all(aeb_bus *bus)
+aeb_plans_drop_all_locked(aeb_bus *bus)
 {
     drop_name_plans(bus);
     drop_class_plans(bus);
 }
 
 void
-aeb_plans_drop(aeb_bus *bus, PyObject *key)
+aeb_plans_drop_locked(aeb_bus *bus, PyObject *key)
 {
     if (!PyUnicode_CheckExact(key)) {
         drop_class_plans(bus);
         return;
     }
     if (aeb_key_has_star(key)) {
-        aeb_plans_drop_all(bus);
+        aeb_plans_drop_all_locked(bus);
         return;
     }
     bus->plans_version++;

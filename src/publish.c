@@ -39,7 +39,7 @@ check_one_object(const char *function, Py_ssize_t nargs)
 static PyObject *
 publish_barred(aeb_bus *bus, PyObject *obj)
 {
-    if (!bus->closed) {
+    if (!AEB_LOAD(bus->closed)) {
         PyErr_SetString(PyExc_RuntimeError, "the bus is async_only: await publish_async() instead");
         return NULL;
     }
@@ -55,7 +55,7 @@ aeb_publish(aeb_bus *bus, PyObject *const *args, Py_ssize_t nargs)
     if (check_one_object("publish", nargs) < 0) {
         return NULL;
     }
-    if (AEB_UNLIKELY(bus->emit_barred)) {
+    if (AEB_UNLIKELY(AEB_LOAD(bus->emit_barred))) {
         return publish_barred(bus, args[0]);
     }
     aeb_plan *plan = aeb_registry_class_plan(bus, Py_TYPE(args[0]));

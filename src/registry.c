@@ -6,9 +6,9 @@
  * that it concerns and the next emission makes new ones; emissions in flight go on with the plan they
  * hold and skip what has ended since.
  *
- * Locking: every key in all the dicts is an exact str or int, every list is private, and no
- * subscription has an __eq__, so looking up and changing them runs no Python code and the GIL is never
- * given up in the middle of it.  Python code (finalisers) can run when a plan, a list or a subscription
+ * Locking: all of that is done under the lock of the bus.  Every key in all the dicts is an exact str or
+ * int, every list is private, and no subscription has an __eq__, so looking up and changing them runs no
+ * Python code and the lock (see compat.h) is never given up in the middle of it.  Python code (finalisers) can run when a plan, a list or a subscription
  * is released, and, before 3.12, when an object is allocated that the collector knows, which str and
  * int are not.  So each function allocates first, then changes the registry, then releases.
  * plans_version goes up with every change, and whoever has used lists around an allocation begins
@@ -132,14 +132,10 @@ list_discard(aeb_bus *bus, aeb_subscription *sub, Py_ssize_t i_key)
     }
 }
 
-int
-aeb_registry_add(aeb_bus *bus, aeb_subscription *sub)
+static int
+add_locked(aeb_bus *bus, aeb_subscription *sub)
 {
     Py_ssize_t n_keys = PyTuple_GET_SIZE(sub->keys);
-    sub->listed = aeb_keys_listed(sub->keys);
-    if (sub->listed == NULL) {
-        return -1;
-    }
     sub->id = ++bus->last_id;
     for (Py_ssize_t i = 0; i < n_keys; i++) {
         if (list_add(bus, sub, i) < 0) {
@@ -151,39 +147,72 @@ aeb_registry_add(aeb_bus *bus, aeb_subscription *sub)
             return -1;
         }
     }
-    sub->bus = bus;
-    bus->n_active++;
+    AEB_STORE(sub->bus, bus);
+    (void)AEB_ADD(bus->n_active, 1);
     for (Py_ssize_t i = 0; i < n_keys; i++) {
-        aeb_plans_drop(bus, PyTuple_GET_ITEM(sub->keys, i));
+        aeb_plans_drop_locked(bus, PyTuple_GET_ITEM(sub->keys, i));
     }
     return 0;
 }
 
-bool
-aeb_registry_end(aeb_subscription *sub)
+int
+aeb_registry_add(aeb_bus *bus, aeb_subscription *sub)
 {
-    aeb_bus *bus = sub->bus;
-    if (bus == NULL) {
-        return false;
+    int status;
+    sub->listed = aeb_keys_listed(sub->keys);
+    if (sub->listed == NULL) {
+        return -1;
     }
-    /* The caller may hold an exception, and what is released below may raise and handle others. */
-    PyObject *exc = aeb_take_exception();
-    Py_INCREF(bus);
-    Py_INCREF(sub);
-    sub->bus = NULL;
-    bus->n_active--;
+#ifdef Py_GIL_DISABLED
+    sub->bus_reference = PyWeakref_NewRef((PyObject *)bus, NULL);
+    if (sub->bus_reference == NULL) {
+        return -1;
+    }
+#endif
+    AEB_LOCK(bus);
+    status = add_locked(bus, sub);
+    AEB_UNLOCK();
+    return status;
+}
+
+/* Whether it was active, which it is no more. */
+static bool
+end_locked(aeb_bus *bus, aeb_subscription *sub)
+{
+    if (!aeb_subscription_is_active(sub)) {
+        return false; /* another thread was faster */
+    }
+    AEB_STORE(sub->bus, NULL);
+    (void)AEB_ADD(bus->n_active, -1);
     Py_ssize_t n_keys = PyTuple_GET_SIZE(sub->keys);
     for (Py_ssize_t i = 0; i < n_keys; i++) {
         list_discard(bus, sub, i);
     }
     for (Py_ssize_t i = 0; i < n_keys; i++) {
-        aeb_plans_drop(bus, PyTuple_GET_ITEM(sub->keys, i));
+        aeb_plans_drop_locked(bus, PyTuple_GET_ITEM(sub->keys, i));
     }
     aeb_weak_unwatch(sub);
+    return true;
+}
+
+bool
+aeb_registry_end(aeb_subscription *sub)
+{
+    bool ended;
+    aeb_bus *bus = aeb_subscription_bus(sub);
+    if (bus == NULL) {
+        return false;
+    }
+    /* The caller may hold an exception, and what is released below may raise and handle others. */
+    PyObject *exc = aeb_take_exception();
+    Py_INCREF(sub);
+    AEB_LOCK(bus);
+    ended = end_locked(bus, sub);
+    AEB_UNLOCK();
     Py_DECREF(sub);
     Py_DECREF(bus);
     aeb_restore_exception_steal(exc);
-    return true;
+    return ended;
 }
 
 bool
@@ -212,7 +241,8 @@ find_in_list(PyObject *list, PyObject *handler, PyObject *found)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         aeb_subscription *sub = list_item(list, i);
-        if (sub->bus != NULL && (handler == NULL || aeb_subscription_has_handler(sub, handler)) &&
+        if (aeb_subscription_is_active(sub) &&
+            (handler == NULL || aeb_subscription_has_handler(sub, handler)) &&
             PyList_Append(found, (PyObject *)sub) < 0) {
             return -1;
         }
@@ -220,8 +250,8 @@ find_in_list(PyObject *list, PyObject *handler, PyObject *found)
     return 0;
 }
 
-PyObject *
-aeb_registry_find(aeb_bus *bus, PyObject *key, PyObject *handler)
+static PyObject *
+find_locked(aeb_bus *bus, PyObject *key, PyObject *handler)
 {
     PyObject *found = PyList_New(0);
     PyObject *lists = NULL;
@@ -258,6 +288,16 @@ error:
     Py_XDECREF(lists);
     Py_DECREF(found);
     return NULL;
+}
+
+PyObject *
+aeb_registry_find(aeb_bus *bus, PyObject *key, PyObject *handler)
+{
+    PyObject *found;
+    AEB_LOCK(bus);
+    found = find_locked(bus, key, handler);
+    AEB_UNLOCK();
+    return found;
 }
 
 /* ---- what a Subscription can do by itself --------------------------------------------------- */
@@ -327,7 +367,7 @@ aeb_registry_clear(aeb_bus *bus)
     /* First cut every way back to this bus, then release what can run finalisers. */
     while (bus->lists != NULL && PyDict_Next(bus->lists, &position, &key, &list)) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-            list_item(list, i)->bus = NULL;
+            AEB_STORE(list_item(list, i)->bus, NULL);
             aeb_weak_unwatch(list_item(list, i)); /* releases nothing that runs code */
         }
     }
@@ -339,7 +379,7 @@ aeb_registry_clear(aeb_bus *bus)
         PyDict_Clear(bus->lists);
     }
     if (bus->plans != NULL) {
-        aeb_plans_drop_all(bus);
+        aeb_plans_drop_all_locked(bus);
     }
 }
 

@@ -29,7 +29,7 @@ bool aeb_registry_cancel(aeb_subscription *sub);
 static inline bool
 aeb_registry_claim(aeb_subscription *sub)
 {
-    if (AEB_UNLIKELY(sub->bus == NULL)) {
+    if (AEB_UNLIKELY(!aeb_subscription_is_active(sub))) {
         return false;
     }
     return AEB_LIKELY(!sub->once) || aeb_registry_end(sub);

@@ -9,11 +9,12 @@
 static PyObject *
 logger_of(aeb_bus *bus)
 {
-    if (bus->logger != NULL) {
-        return Py_NewRef(bus->logger);
+    PyObject *own = aeb_bus_get(bus, &bus->logger);
+    if (own != NULL) {
+        return own;
     }
     aeb_state *state = bus->state;
-    if (state->default_logger == NULL) {
+    if (AEB_LOAD(state->default_logger) == NULL) {
         PyObject *logging = PyImport_ImportModule("logging");
         if (logging == NULL) {
             return NULL;
@@ -23,7 +24,7 @@ logger_of(aeb_bus *bus)
         if (logger == NULL) {
             return NULL;
         }
-        Py_XSETREF(state->default_logger, logger);
+        aeb_fill_once(&state->default_logger, logger);
     }
     return Py_NewRef(state->default_logger);
 }
@@ -131,7 +132,7 @@ done:
 static int
 call_on_error(aeb_bus *bus, PyObject *name, PyObject *handler, PyObject *exc, bool nested)
 {
-    PyObject *on_error = Py_XNewRef(bus->on_error);
+    PyObject *on_error = aeb_bus_get(bus, &bus->on_error);
     if (on_error == NULL) {
         return 0;
     }
@@ -160,20 +161,15 @@ live_handler(aeb_subscription *sub)
 bool
 aeb_cancelled_error_pending(aeb_state *state)
 {
-    if (state->cancelled_error == NULL) {
+    if (AEB_LOAD(state->cancelled_error) == NULL) {
         /* Without asyncio nobody can have raised it, so there is no need to import it. */
-        PyObject *modules = PyImport_GetModuleDict();
-        PyObject *module =
-            modules == NULL ? NULL : PyDict_GetItemString(modules, "asyncio.exceptions");
-        if (module == NULL) {
-            return false;
-        }
-        PyObject *exc = aeb_take_exception();
-        PyObject *found = PyObject_GetAttrString(module, "CancelledError");
-        if (found == NULL) {
+        PyObject *found, *exc = aeb_take_exception();
+        if (aeb_loaded_attribute("asyncio.exceptions", "CancelledError", &found) < 0) {
             PyErr_Clear();
         }
-        Py_XSETREF(state->cancelled_error, found);
+        if (found != NULL) {
+            aeb_fill_once(&state->cancelled_error, found);
+        }
         aeb_restore_exception_steal(exc);
         if (found == NULL) {
             return false;
@@ -204,11 +200,11 @@ aeb_account_ending(aeb_bus *bus, aeb_subscription *sub, bool nested, bool late)
         if (!aeb_cancelled_error_pending(bus->state)) {
             return AEB_ENDED_FATALLY;
         }
-        bus->n_cancelled += !late;
+        (void)AEB_ADD(bus->n_cancelled, !late);
         return AEB_ENDED_CANCELLED;
     }
-    sub->failures++;
-    bus->n_failed += !late;
+    (void)AEB_ADD(sub->failures, 1);
+    (void)AEB_ADD(bus->n_failed, !late);
     if (nested && PyErr_ExceptionMatches(PyExc_RecursionError)) {
         return AEB_ENDED_FATALLY;
     }
@@ -269,7 +265,7 @@ aeb_report_accounted(aeb_bus *bus, aeb_subscription *sub, PyObject *name, PyObje
 PyObject *
 aeb_account_timeout(aeb_subscription *sub)
 {
-    sub->failures++;
+    (void)AEB_ADD(sub->failures, 1);
     PyObject *seconds = PyFloat_FromDouble(sub->timeout);
     PyObject *text = seconds == NULL ? NULL : PyUnicode_FromFormat("timed out after %R s", seconds);
     PyObject *exc = text == NULL ? NULL : PyObject_CallOneArg(PyExc_TimeoutError, text);
@@ -403,10 +399,10 @@ done:
 int
 aeb_report_closed(aeb_bus *bus, PyObject *name)
 {
-    if (bus->closed_warned) {
+    if (AEB_LOAD(bus->closed_warned)) {
         return 0;
     }
-    bus->closed_warned = true;
+    AEB_STORE(bus->closed_warned, true);
     int status = -1;
     PyObject *result = NULL;
     PyObject *logger = logger_of(bus);

@@ -7,6 +7,9 @@
  *
  * A forked child has the set but no thread and no loop that would ever finish what is in it, so the
  * first look at it in another process empties it.
+ *
+ * The set, and who waits for it to be empty, are guarded by the lock of the bus; callbacks are called
+ * without it.
  */
 #include "schedule.h"
 
@@ -22,15 +25,14 @@
 /* Seconds between two warnings of one bus that it drops deliveries. */
 #define DROP_WARNING_PERIOD 1.0
 
-/* Calls and forgets every callback of a list.  Never raises. */
+/* Calls every callback of a list, which may be NULL.  Never raises. */
 static void
-notify(PyObject **slot)
+notify(PyObject *callbacks_steal)
 {
-    PyObject *callbacks = *slot;
+    PyObject *callbacks = callbacks_steal;
     if (callbacks == NULL) {
         return;
     }
-    *slot = NULL;
     PyObject *exc = aeb_take_exception();
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks); i++) {
         PyObject *answer = PyObject_CallNoArgs(PyList_GET_ITEM(callbacks, i));
@@ -47,18 +49,25 @@ notify(PyObject **slot)
 static void
 notify_waiting(aeb_bus *bus)
 {
-    Py_ssize_t n = PyDict_GET_SIZE(bus->pending);
+    PyObject *empty = NULL, *idle = NULL;
+    AEB_LOCK(bus);
+    Py_ssize_t n = bus->pending == NULL ? 0 : PyDict_GET_SIZE(bus->pending);
     if (n == 0) {
-        notify(&bus->empty_callbacks);
+        empty = bus->empty_callbacks;
+        bus->empty_callbacks = NULL;
     }
     if (n == bus->n_parked) {
-        notify(&bus->idle_callbacks);
+        idle = bus->idle_callbacks;
+        bus->idle_callbacks = NULL;
     }
+    AEB_UNLOCK();
+    notify(empty);
+    notify(idle);
 }
 
 /* Makes sure that `pending` exists and belongs to this process. */
 static int
-own_pending(aeb_bus *bus)
+own_pending_locked(aeb_bus *bus)
 {
     long pid = aeb_process(bus->state);
     if (bus->pending != NULL && bus->pending_pid == pid) {
@@ -90,17 +99,36 @@ static bool
 delivery_settled(aeb_handler_task *delivery, PyObject *Py_UNUSED(fatal))
 {
     aeb_bus *bus = delivery->bus;
-    if (bus->pending == NULL ||
-        PyDict_GetItemWithError(bus->pending, (PyObject *)delivery) == NULL) {
-        return false;
+    bool found;
+    AEB_LOCK(bus);
+    found =
+        bus->pending != NULL && PyDict_GetItemWithError(bus->pending, (PyObject *)delivery) != NULL;
+    if (found) {
+        bus->n_parked -= delivery->parked > 0;
+        delivery->parked = 0;
+        if (PyDict_DelItem(bus->pending, (PyObject *)delivery) < 0) {
+            PyErr_WriteUnraisable((PyObject *)delivery);
+        }
     }
-    bus->n_parked -= delivery->parked > 0;
-    delivery->parked = 0;
-    if (PyDict_DelItem(bus->pending, (PyObject *)delivery) < 0) {
-        PyErr_WriteUnraisable((PyObject *)delivery);
+    AEB_UNLOCK();
+    if (found) {
+        notify_waiting(bus);
     }
-    notify_waiting(bus);
     return false;
+}
+
+/* Adds a delivery to those that are pending.  0 or -1. */
+static int
+add_pending(aeb_bus *bus, aeb_handler_task *delivery)
+{
+    int status;
+    AEB_LOCK(bus);
+    status = own_pending_locked(bus);
+    if (status == 0) {
+        status = PyDict_SetItem(bus->pending, (PyObject *)delivery, Py_None);
+    }
+    AEB_UNLOCK();
+    return status;
 }
 
 /* ---- where async handlers run ---------------------------------------------------------------- */
@@ -114,7 +142,7 @@ schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool
 {
     delivery->loop = Py_NewRef(loop);
     delivery->settled = delivery_settled;
-    if (own_pending(bus) < 0 || PyDict_SetItem(bus->pending, (PyObject *)delivery, Py_None) < 0) {
+    if (add_pending(bus, delivery) < 0) {
         return aeb_handler_task_fail(delivery);
     }
     int go_ahead = aeb_permit_take(delivery, loop, exempt);
@@ -144,7 +172,13 @@ is_full(aeb_bus *bus)
     if (AEB_LIKELY(bus->max_pending == 0)) {
         return 0;
     }
-    return own_pending(bus) < 0 ? -1 : PyDict_GET_SIZE(bus->pending) >= bus->max_pending;
+    int full = -1;
+    AEB_LOCK(bus);
+    if (own_pending_locked(bus) == 0) {
+        full = PyDict_GET_SIZE(bus->pending) >= bus->max_pending;
+    }
+    AEB_UNLOCK();
+    return full;
 }
 
 /* Accounts for the async handlers from `cursor` on, which are not claimed and not started.  Says so
@@ -154,10 +188,10 @@ drop_rest(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
           const aeb_async_cursor *cursor, bool nested)
 {
     aeb_subscription *first = NULL;
-    uint64_t n_before = bus->n_dropped;
+    uint64_t n_here = 0, dropped = 0;
     for (Py_ssize_t i = cursor->next_entry; i < plan->n_entries; i++) {
         aeb_subscription *sub = plan->entries[i].sub;
-        int concerned = sub->bus != NULL;
+        int concerned = aeb_subscription_is_active(sub);
         if (concerned && sub->where != NULL) {
             concerned = aeb_where_matches(sub->where, occasion->payload);
             if (concerned < 0) { /* no match; it is a failure where the handler might have run */
@@ -169,22 +203,27 @@ drop_rest(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *late,
         }
         if (concerned > 0) {
             first = first == NULL ? sub : first;
-            bus->n_dropped++;
+            n_here++;
         }
     }
     for (Py_ssize_t i = cursor->next_late; late != NULL && i < PyList_GET_SIZE(late); i++) {
         PyObject *index = PyTuple_GET_ITEM(PyList_GET_ITEM(late, i), 0);
         first = first == NULL ? plan->entries[PyLong_AsSsize_t(index)].sub : first;
-        bus->n_dropped++;
+        n_here++;
     }
     double now = aeb_monotonic();
-    if (bus->n_dropped == n_before ||
-        (bus->drop_warned_at > 0 && now - bus->drop_warned_at < DROP_WARNING_PERIOD)) {
+    AEB_LOCK(bus);
+    (void)AEB_ADD(bus->n_dropped, n_here);
+    if (n_here > 0 &&
+        (bus->drop_warned_at <= 0 || now - bus->drop_warned_at >= DROP_WARNING_PERIOD)) {
+        dropped = bus->n_dropped - bus->n_dropped_known;
+        bus->n_dropped_known = bus->n_dropped;
+        bus->drop_warned_at = now;
+    }
+    AEB_UNLOCK();
+    if (dropped == 0) {
         return 0;
     }
-    uint64_t dropped = bus->n_dropped - bus->n_dropped_known;
-    bus->n_dropped_known = bus->n_dropped;
-    bus->drop_warned_at = now;
     return aeb_report_dropped(bus, first, occasion->name, bus->max_pending, dropped, nested);
 }
 
@@ -234,15 +273,17 @@ run_to_completion(aeb_bus *bus, const aeb_occasion *occasion, aeb_watch *watch,
     aeb_state *state = bus->state;
     int status = -1;
     PyObject *emission = NULL, *result = NULL;
-    if (state->run_to_completion == NULL) {
+    if (AEB_LOAD(state->run_to_completion) == NULL) {
         PyObject *module = PyImport_ImportModule("agent_event_bus._loop");
         if (module != NULL) {
             PyObject *found = PyObject_GetAttrString(module, "run_to_completion");
-            Py_XSETREF(state->run_to_completion, found);
+            if (found != NULL) {
+                aeb_fill_once(&state->run_to_completion, found);
+            }
             Py_DECREF(module);
         }
     }
-    if (state->run_to_completion != NULL) {
+    if (AEB_LOAD(state->run_to_completion) != NULL) {
         emission =
             aeb_emission_of_deliveries(bus, occasion->name, deliveries, occasion->outcomes, nested);
     }
@@ -362,7 +403,7 @@ aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *lat
     if (aeb_aio_running_loop(bus->state, &running) < 0) {
         return aeb_schedule_here(bus, plan, occasion, late, aeb_take_exception(), nested);
     }
-    PyObject *loop = Py_XNewRef(running != NULL ? running : bus->loop);
+    PyObject *loop = running != NULL ? Py_NewRef(running) : aeb_bus_get(bus, &bus->loop);
     if (loop == NULL) {
         return aeb_schedule_here(bus, plan, occasion, late, NULL, nested);
     }
@@ -375,17 +416,38 @@ aeb_schedule(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasion, PyObject *lat
 /* ---- what drain and aclose are made of ------------------------------------------------------- */
 
 Py_ssize_t
-aeb_schedule_n_pending(const aeb_bus *bus)
+aeb_schedule_n_pending(aeb_bus *bus)
 {
-    return bus->pending == NULL || bus->pending_pid != aeb_process(bus->state)
-               ? 0
-               : PyDict_GET_SIZE(bus->pending);
+    Py_ssize_t n = 0;
+    AEB_LOCK(bus);
+    if (bus->pending != NULL && bus->pending_pid == aeb_process(bus->state)) {
+        n = PyDict_GET_SIZE(bus->pending);
+    }
+    AEB_UNLOCK();
+    return n;
 }
 
 PyObject *
 aeb_schedule_pending(aeb_bus *bus)
 {
-    return own_pending(bus) < 0 ? NULL : PyDict_Keys(bus->pending);
+    PyObject *deliveries;
+    AEB_LOCK(bus);
+    deliveries = own_pending_locked(bus) < 0 ? NULL : PyDict_Keys(bus->pending);
+    AEB_UNLOCK();
+    return deliveries;
+}
+
+/* Whether a delivery is pending: 1, 0 or -1. */
+static int
+is_pending(aeb_bus *bus, PyObject *delivery)
+{
+    int found = -1;
+    AEB_LOCK(bus);
+    if (own_pending_locked(bus) == 0) {
+        found = PyDict_GetItemWithError(bus->pending, delivery) != NULL;
+    }
+    AEB_UNLOCK();
+    return found;
 }
 
 int
@@ -393,15 +455,19 @@ aeb_schedule_own_delivery(aeb_bus *bus, PyObject **own)
 {
     aeb_handler_task *task;
     *own = NULL;
-    if (own_pending(bus) < 0 || aeb_handler_task_current(bus->state, NULL, &task) < 0) {
+    if (aeb_handler_task_current(bus->state, NULL, &task) < 0) {
         return -1;
     }
     while (task != NULL) {
-        if (PyDict_GetItemWithError(bus->pending, (PyObject *)task) != NULL) {
-            *own = (PyObject *)task;
-            return 0;
+        int found = is_pending(bus, (PyObject *)task);
+        if (found != 0) {
+            *own = found > 0 ? (PyObject *)task : NULL;
+            if (found < 0) {
+                Py_DECREF(task);
+            }
+            return found > 0 ? 0 : -1;
         }
-        Py_SETREF(task, (aeb_handler_task *)Py_XNewRef((PyObject *)task->parent));
+        Py_SETREF(task, aeb_handler_task_parent(task));
     }
     return 0;
 }
@@ -411,23 +477,29 @@ aeb_schedule_when_idle(aeb_bus *bus, PyObject *callback, bool ignore_parked)
 {
     PyObject **slot = ignore_parked ? &bus->idle_callbacks : &bus->empty_callbacks;
     PyObject *fresh = PyList_New(0);
-    if (fresh == NULL || own_pending(bus) < 0) {
-        Py_XDECREF(fresh);
+    int status;
+    if (fresh == NULL) {
         return -1;
     }
-    if (*slot == NULL) {
-        *slot = Py_NewRef(fresh);
+    AEB_LOCK(bus);
+    status = own_pending_locked(bus);
+    if (status == 0) {
+        if (*slot == NULL) {
+            *slot = Py_NewRef(fresh);
+        }
+        status = PyList_Append(*slot, callback);
     }
+    AEB_UNLOCK();
     Py_DECREF(fresh);
-    if (PyList_Append(*slot, callback) < 0) {
+    if (status < 0) {
         return -1;
     }
     notify_waiting(bus);
     return 0;
 }
 
-void
-aeb_schedule_forget_callback(aeb_bus *bus, PyObject *callback)
+static void
+forget_callback_locked(aeb_bus *bus, PyObject *callback)
 {
     PyObject *lists[] = {bus->empty_callbacks, bus->idle_callbacks};
     for (size_t which = 0; which < Py_ARRAY_LENGTH(lists); which++) {
@@ -441,26 +513,36 @@ aeb_schedule_forget_callback(aeb_bus *bus, PyObject *callback)
     }
 }
 
+void
+aeb_schedule_forget_callback(aeb_bus *bus, PyObject *callback)
+{
+    AEB_LOCK(bus);
+    forget_callback_locked(bus, callback);
+    AEB_UNLOCK();
+}
+
 int
 aeb_schedule_park(aeb_bus *bus, PyObject *obj, bool parked)
 {
-    if (own_pending(bus) < 0) {
-        return -1;
-    }
     if (!Py_IS_TYPE(obj, bus->state->handler_task_type)) {
         PyErr_SetString(PyExc_TypeError, "not a delivery");
         return -1;
     }
     aeb_handler_task *delivery = (aeb_handler_task *)obj;
-    if (PyDict_GetItemWithError(bus->pending, obj) == NULL) {
-        return 0;
+    int found;
+    AEB_LOCK(bus);
+    found = is_pending(bus, obj);
+    if (found > 0) {
+        /* A handler may wait in several tasks at once. */
+        bus->n_parked -= delivery->parked > 0;
+        delivery->parked += parked ? 1 : -1;
+        bus->n_parked += delivery->parked > 0;
     }
-    /* A handler may wait in several tasks at once. */
-    bus->n_parked -= delivery->parked > 0;
-    delivery->parked += parked ? 1 : -1;
-    bus->n_parked += delivery->parked > 0;
-    notify_waiting(bus);
-    return 0;
+    AEB_UNLOCK();
+    if (found > 0) {
+        notify_waiting(bus);
+    }
+    return found < 0 ? -1 : 0;
 }
 
 int

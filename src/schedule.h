@@ -19,7 +19,7 @@ Py_ssize_t aeb_schedule_here(aeb_bus *bus, aeb_plan *plan, aeb_occasion *occasio
                              PyObject *exc_steal, bool nested);
 
 /* How many deliveries are pending in this process. */
-Py_ssize_t aeb_schedule_n_pending(const aeb_bus *bus);
+Py_ssize_t aeb_schedule_n_pending(aeb_bus *bus);
 
 /* The pending deliveries, a new list of HandlerTask in the order they were scheduled. */
 PyObject *aeb_schedule_pending(aeb_bus *bus);

@@ -21,7 +21,7 @@ declaration_of(aeb_bus *bus, PyObject *name)
 
 /* Adds a declaration, a pair, unless the name has one already. */
 static int
-declare(aeb_bus *bus, PyObject *name, PyObject *pair)
+declare_locked(aeb_bus *bus, PyObject *name, PyObject *pair)
 {
     if (bus->schemas == NULL) {
         PyObject *fresh = PyDict_New();
@@ -53,12 +53,17 @@ aeb_schema_define(aeb_bus *bus, PyObject *name, PyObject *schema, PyObject *chec
     if (exact == NULL) {
         return -1;
     }
+    int status = -1;
     PyObject *pair = PyTuple_Pack(2, schema, checker);
-    int status = pair == NULL ? -1 : declare(bus, exact, pair);
-    if (status == 0) {
-        aeb_plans_drop(bus, exact);
+    if (pair != NULL) {
+        AEB_LOCK(bus);
+        status = declare_locked(bus, exact, pair);
+        if (status == 0) {
+            aeb_plans_drop_locked(bus, exact);
+        }
+        AEB_UNLOCK();
+        Py_DECREF(pair);
     }
-    Py_XDECREF(pair);
     Py_DECREF(exact);
     return status;
 }
@@ -90,21 +95,23 @@ aeb_schema_check(PyObject *checker, PyObject *name, PyObject *payload)
 static PyObject *
 error_maker(aeb_state *state)
 {
-    if (state->unknown_event == NULL) {
+    if (AEB_LOAD(state->unknown_event) == NULL) {
         PyObject *module = PyImport_ImportModule("agent_event_bus.errors");
         if (module != NULL) {
             PyObject *found = PyObject_GetAttrString(module, "unknown_event");
-            Py_XSETREF(state->unknown_event, found);
+            if (found != NULL) {
+                aeb_fill_once(&state->unknown_event, found);
+            }
             Py_DECREF(module);
         }
     }
-    return state->unknown_event;
+    return AEB_LOAD(state->unknown_event);
 }
 
-int
-aeb_schema_admit(aeb_bus *bus, PyObject *name)
+static int
+admit_locked(aeb_bus *bus, PyObject *name)
 {
-    if (AEB_LIKELY(!bus->strict) || declaration_of(bus, name) != NULL) {
+    if (declaration_of(bus, name) != NULL) {
         return 0;
     }
     PyObject *make = Py_XNewRef(error_maker(bus->state));
@@ -122,6 +129,18 @@ aeb_schema_admit(aeb_bus *bus, PyObject *name)
     Py_XDECREF(declared);
     Py_XDECREF(make);
     return -1;
+}
+
+int
+aeb_schema_admit(aeb_bus *bus, PyObject *name)
+{
+    int status = 0;
+    if (AEB_UNLIKELY(bus->strict)) {
+        AEB_LOCK(bus);
+        status = admit_locked(bus, name);
+        AEB_UNLOCK();
+    }
+    return status;
 }
 
 int

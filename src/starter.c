@@ -93,7 +93,8 @@ aeb_starter_begin(aeb_starter *starter)
     }
     starter->lazy = factory == NULL;
     Py_XDECREF(factory);
-    starter->untracked = starter->lazy && state->n_live == 0 && starter->bus->max_concurrency == 0;
+    starter->untracked =
+        starter->lazy && AEB_LOAD(state->n_live) == 0 && starter->bus->max_concurrency == 0;
     if (!starter->lazy) {
         return 0;
     }
@@ -239,7 +240,8 @@ first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *context, bool
 #else
     Py_XSETREF(self->context, Py_NewRef(context)); /* each step enters it */
 #endif
-    PySendResult sent = aeb_handler_task_step(self, Py_None, NULL, &result);
+    self->status = AEB_HANDLER_RUNNING;
+    PySendResult sent = aeb_handler_task_step(self, true, Py_None, NULL, &result);
 #if PY_VERSION_HEX >= 0x030B0000
     exit_context(starter, context, sent == PYGEN_ERROR);
 #endif
@@ -328,7 +330,7 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
             PyObject *result_steal, aeb_handler_task **delivery)
 {
     bool fatal = false, plain = value_steal == NULL || PyCoro_CheckExact(value_steal);
-    starter->bus->n_delivered++;
+    (void)AEB_ADD(starter->bus->n_delivered, 1);
     int status = aeb_starter_make_delivery(starter);
     aeb_handler_task *self = starter->delivery;
     starter->entry = NULL;
@@ -336,7 +338,7 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
     *delivery = self;
     if (status < 0) {
         exit_context(starter, context, true);
-        starter->state->n_live--;
+        (void)AEB_ADD(starter->state->n_live, -1);
         if (value_steal != NULL && aeb_close_awaitable(starter->state, value_steal) < 0) {
             PyErr_WriteUnraisable(value_steal);
         }
@@ -398,7 +400,7 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
     starter->context = context;
     starter->coro = NULL;
     void *variables = ((void **)context)[state->context_word];
-    state->n_live++;
+    (void)AEB_ADD(state->n_live, 1);
     PySendResult sent = PYGEN_ERROR;
     PyObject *value = aeb_call_handler(entry->sub, entry->form, starter->occasion);
     bool is_coroutine = value != NULL && PyCoro_CheckExact(value);
@@ -417,7 +419,7 @@ run_lean(aeb_starter *starter, const aeb_plan_entry *entry, aeb_handler_task **d
     if (AEB_LIKELY(sent == PYGEN_RETURN && starter->delivery == NULL &&
                    aeb_task_is_untouched(starter))) {
         exit_context(starter, context, false);
-        state->n_live--;
+        (void)AEB_ADD(state->n_live, -1);
         starter->entry = NULL;
         Py_DECREF(value);
         if (AEB_LIKELY(state->context_word > 0 && Py_REFCNT(context) == 1 &&
@@ -532,7 +534,7 @@ aeb_starter_start_plan(aeb_starter *starter, aeb_plan *plan, PyObject *late)
     if (AEB_UNLIKELY(cursor.failed)) {
         Py_XSETREF(*starter->fatal, aeb_take_exception());
     }
-    starter->bus->n_delivered += (uint64_t)starter->n_over;
+    (void)AEB_ADD(starter->bus->n_delivered, (uint64_t)starter->n_over);
     aeb_close_late(starter->state, late, cursor.next_late);
     return status;
 }

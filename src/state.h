@@ -99,7 +99,7 @@ struct aeb_handler_task;
 
 typedef struct aeb_state {
 #define AEB_DECLARE_TYPE(name) PyTypeObject *name;
-#define AEB_DECLARE_OBJECT(name) PyObject *name;
+#define AEB_DECLARE_OBJECT(name) PyObject *AEB_SHARED name;
 #define AEB_DECLARE_STRING(name, text) PyObject *name;
     AEB_STATE_TYPES(AEB_DECLARE_TYPE)
     AEB_STATE_IMPORTS(AEB_DECLARE_OBJECT)
@@ -108,14 +108,17 @@ typedef struct aeb_state {
 #undef AEB_DECLARE_TYPE
 #undef AEB_DECLARE_OBJECT
 #undef AEB_DECLARE_STRING
+#ifdef Py_GIL_DISABLED
+    PyMutex emitting_mutex; /* guards these three */
+#endif
     aeb_emitting *emitting; /* owned array */
-    Py_ssize_t n_emitting;
+    AEB_SHARED Py_ssize_t n_emitting;
     Py_ssize_t emitting_capacity;
-    long pid;                /* of this process, or 0 while it is being forked: see aeb_process() */
+    AEB_SHARED long pid;     /* of this process, or 0 while it is being forked: see aeb_process() */
     Py_ssize_t context_word; /* where a context holds its variables, or 0: see lazy_load.c */
-    Py_ssize_t n_live;       /* async handlers that have begun and are not over */
+    AEB_SHARED Py_ssize_t n_live; /* async handlers that have begun and are not over */
 
-    /* Objects kept for reuse, all unknown to anybody else. */
+    /* Objects kept for reuse, all unknown to anybody else; none without a GIL. */
     PyObject *free_tasks[AEB_MAX_FREE]; /* strong: see lazy_task.c */
     Py_ssize_t n_free_tasks;
     struct aeb_handler_task *free_deliveries[AEB_MAX_FREE]; /* strong */
@@ -141,7 +144,8 @@ aeb_state_of_type(PyTypeObject *type)
 static inline long
 aeb_process(const aeb_state *state)
 {
-    return AEB_LIKELY(state->pid != 0) ? state->pid : aeb_getpid();
+    long pid = AEB_LOAD(state->pid);
+    return AEB_LIKELY(pid != 0) ? pid : aeb_getpid();
 }
 
 /* A new zeroed object of one of our types, or NULL.  A collection that clears the module clears its

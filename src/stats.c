@@ -31,30 +31,38 @@ const char aeb_stats_doc[] =
 PyObject *
 aeb_stats(aeb_bus *bus, PyObject *Py_UNUSED(ignored))
 {
-    /* The numbers first, all at one moment: making the dicts may run finalisers. */
+    /* The numbers first, all at one moment: making more dicts may run finalisers.  The sum instead of the
+     * last number, for other threads may be between counting an event and numbering it. */
+    uint64_t emitted;
+    PyObject *by_event = aeb_registry_counts(bus, &emitted);
+    if (by_event == NULL) {
+        return NULL;
+    }
     const struct {
         const char *name;
         uint64_t value;
     } counts[] = {
-        {"emitted", bus->seq},
-        {"delivered", bus->n_delivered},
-        {"failed", bus->n_failed},
-        {"cancelled", bus->n_cancelled},
-        {"timed_out", bus->n_timed_out},
-        {"dropped", bus->n_dropped},
+        {"emitted", emitted},
+        {"delivered", AEB_LOAD(bus->n_delivered)},
+        {"failed", AEB_LOAD(bus->n_failed)},
+        {"cancelled", AEB_LOAD(bus->n_cancelled)},
+        {"timed_out", AEB_LOAD(bus->n_timed_out)},
+        {"dropped", AEB_LOAD(bus->n_dropped)},
         {"pending", (uint64_t)aeb_schedule_n_pending(bus)},
-        {"subscriptions", (uint64_t)bus->n_active},
+        {"subscriptions", (uint64_t)AEB_LOAD(bus->n_active)},
     };
     PyObject *result = PyDict_New();
     if (result == NULL) {
+        Py_DECREF(by_event);
         return NULL;
     }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(counts); i++) {
         if (add_steal(result, counts[i].name, PyLong_FromUnsignedLongLong(counts[i].value)) < 0) {
+            Py_DECREF(by_event);
             goto error;
         }
     }
-    if (add_steal(result, "by_event", aeb_registry_counts(bus)) < 0 ||
+    if (add_steal(result, "by_event", by_event) < 0 ||
         (bus->timing && add_steal(result, "latency", aeb_timing_latencies(bus)) < 0)) {
         goto error;
     }

@@ -75,7 +75,7 @@ parse_options(const char *function, PyObject *const *values, PyObject *kwnames,
 static int
 check_open(aeb_bus *self)
 {
-    if (self->closed) {
+    if (AEB_LOAD(self->closed)) {
         PyErr_SetString(PyExc_RuntimeError, "the bus is closed");
         return -1;
     }

@@ -27,30 +27,31 @@ aeb_get_attribute(PyObject *obj, const char *name, PyObject **result)
     return *result == NULL ? aeb_clear_ordinary_exception() : 0;
 }
 
-/* dict[name]: *item is borrowed, or NULL where there is none.  0 or -1. */
+/* dict[name]: *item is a new reference, or NULL where there is none.  0 or -1. */
 static int
 get_item(PyObject *dict, const char *name, PyObject **item)
 {
     PyObject *key = PyUnicode_FromString(name);
-    *item = key == NULL ? NULL : PyDict_GetItemWithError(dict, key);
+    *item = NULL;
+    int found = key == NULL ? -1 : aeb_dict_get(dict, key, item);
     Py_XDECREF(key);
-    return *item == NULL && PyErr_Occurred() ? -1 : 0;
+    return found < 0 ? -1 : 0;
 }
 
-/* module.name when that module has been imported already: *found is borrowed from the module, NULL
- * where there is none.  0 or -1. */
-static int
-loaded_attribute(const char *module_name, const char *name, PyObject **found)
+int
+aeb_loaded_attribute(const char *module_name, const char *name, PyObject **found)
 {
     PyObject *modules = PyImport_GetModuleDict(), *module = NULL; /* none when Python shuts down */
     *found = NULL;
     if (modules != NULL && get_item(modules, module_name, &module) < 0) {
         return -1;
     }
-    if (module == NULL || !PyModule_Check(module)) {
-        return 0;
+    int status = 0;
+    if (module != NULL && PyModule_Check(module)) {
+        status = get_item(PyModule_GetDict(module), name, found);
     }
-    return get_item(PyModule_GetDict(module), name, found);
+    Py_XDECREF(module);
+    return status;
 }
 
 /* Whether an object is an instance of a class that has been imported already.  1, 0 or -1. */
@@ -58,10 +59,12 @@ static int
 is_instance(PyObject *obj, const char *module_name, const char *class_name)
 {
     PyObject *type;
-    if (loaded_attribute(module_name, class_name, &type) < 0) {
+    if (aeb_loaded_attribute(module_name, class_name, &type) < 0) {
         return -1;
     }
-    return type != NULL && PyType_Check(type) && PyObject_TypeCheck(obj, (PyTypeObject *)type);
+    int found = type != NULL && PyType_Check(type) && PyObject_TypeCheck(obj, (PyTypeObject *)type);
+    Py_XDECREF(type);
+    return found;
 }
 
 PyObject *
@@ -129,13 +132,12 @@ has_coroutine_marker(PyObject *obj)
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(marks); i++) {
         PyObject *marker, *found;
-        if (loaded_attribute(marks[i].module, marks[i].marker, &marker) < 0) {
+        if (aeb_loaded_attribute(marks[i].module, marks[i].marker, &marker) < 0) {
             return -1;
         }
         if (marker == NULL) {
             continue;
         }
-        Py_INCREF(marker);
         if (aeb_get_attribute(obj, marks[i].attribute, &found) < 0) {
             Py_DECREF(marker);
             return -1;
@@ -227,7 +229,8 @@ aeb_subscription_handler(aeb_subscription *sub)
 PyObject *
 aeb_handler_name(PyObject *handler)
 {
-    if (AEB_LIKELY(PyFunction_Check(handler))) {
+    /* Without a GIL somebody might be renaming the function. */
+    if (AEB_HAS_GIL && AEB_LIKELY(PyFunction_Check(handler))) {
         PyObject *qualname = aeb_function_qualname(handler);
         if (AEB_LIKELY(qualname != NULL && PyUnicode_CheckExact(qualname))) {
             return Py_NewRef(qualname);
@@ -285,8 +288,14 @@ aeb_class_name(PyTypeObject *type)
 PyObject *
 aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name)
 {
+    PyObject *known = NULL, *known_for = NULL;
+    AEB_LOCK(sub);
     if (AEB_LIKELY(sub->task_event == event_name)) {
-        return Py_NewRef(sub->task_name);
+        known = Py_NewRef(sub->task_name);
+    }
+    AEB_UNLOCK();
+    if (AEB_LIKELY(known != NULL)) {
+        return known;
     }
     PyObject *handler = aeb_subscription_handler_name(sub);
     if (handler == NULL) {
@@ -295,8 +304,14 @@ aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name)
     PyObject *name = PyUnicode_FromFormat("%U -> %U", event_name, handler);
     Py_DECREF(handler);
     if (name != NULL) {
-        Py_XSETREF(sub->task_event, Py_NewRef(event_name));
-        Py_XSETREF(sub->task_name, Py_NewRef(name));
+        AEB_LOCK(sub);
+        known_for = sub->task_event;
+        known = sub->task_name;
+        sub->task_event = Py_NewRef(event_name);
+        sub->task_name = Py_NewRef(name);
+        AEB_UNLOCK();
+        Py_XDECREF(known_for);
+        Py_XDECREF(known);
     }
     return name;
 }
@@ -408,6 +423,9 @@ subscription_dealloc(aeb_subscription *self)
     Py_CLEAR(self->task_name);
     Py_CLEAR(self->listed);
     Py_CLEAR(self->keys);
+#ifdef Py_GIL_DISABLED
+    Py_CLEAR(self->bus_reference);
+#endif
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
@@ -442,7 +460,7 @@ subscription_repr(aeb_subscription *self)
     PyObject *keys = name == NULL ? NULL : keys_text(self->keys), *result = NULL;
     if (keys != NULL) {
         result = PyUnicode_FromFormat("<Subscription %lld: %U -> %U%s>", (long long)self->id, keys,
-                                      name, self->bus != NULL ? "" : ", inactive");
+                                      name, aeb_subscription_is_active(self) ? "" : ", inactive");
     }
     Py_XDECREF(keys);
     Py_XDECREF(name);
@@ -471,7 +489,7 @@ subscription_get_isolate(aeb_subscription *self, void *Py_UNUSED(closure))
 static PyObject *
 subscription_get_active(aeb_subscription *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->bus != NULL);
+    return PyBool_FromLong(aeb_subscription_is_active(self));
 }
 
 static PyObject *

@@ -24,8 +24,12 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     /* Borrowed.  Non-NULL exactly while the subscription is active: a bus that dies, and every way
-     * of ending a subscription, sets it to NULL before anything else can run. */
-    struct aeb_bus *bus;
+     * of ending a subscription, sets it to NULL before anything else can run.  Those who do not hold
+     * the bus must not follow it: see aeb_subscription_bus(). */
+    struct aeb_bus *AEB_SHARED bus;
+#ifdef Py_GIL_DISABLED
+    PyObject *bus_reference; /* a weak reference to the bus, once it has one */
+#endif
     PyObject *handler; /* a weak one: a weak reference to it, or to the object of a method */
     PyObject *keys;    /* tuple of exact str and classes */
     PyObject *listed;  /* what the registry has them under, once it has: see aeb_keys_listed() */
@@ -38,22 +42,41 @@ typedef struct {
     int64_t id;
     int64_t priority;
     double timeout; /* seconds that an async delivery may take; 0: any */
-    unsigned long long calls;
-    unsigned long long failures;
+    AEB_SHARED uint64_t calls;
+    AEB_SHARED uint64_t failures;
     bool once;
     bool envelope;
     bool offload;
     bool is_async; /* calling the handler makes a coroutine, or it is offloaded: it gets a task */
     bool weak;
-    bool guard;             /* what it raises propagates to the emitter */
-    bool careful;           /* its plans need AEB_PLAN_CAREFUL */
-    bool listener;          /* the handler is a Listener of _listener.py */
-    bool needs_delivery;    /* it has an option that the lean way of starter.c does not know */
-    aeb_histogram *latency; /* its bus's, once it was measured: see timing.c; or NULL */
-    PyObject *task_event;   /* str: the event that task_name is for, or NULL */
-    PyObject *task_name;    /* what aeb_subscription_task_name() has last returned */
+    bool guard;          /* what it raises propagates to the emitter */
+    bool careful;        /* its plans need AEB_PLAN_CAREFUL */
+    bool listener;       /* the handler is a Listener of _listener.py */
+    bool needs_delivery; /* it has an option that the lean way of starter.c does not know */
+    aeb_histogram *AEB_SHARED latency; /* its bus's, once it was measured: see timing.c; or NULL */
+    PyObject *task_event;              /* str: the event that task_name is for, or NULL */
+    PyObject *task_name;               /* what aeb_subscription_task_name() has last returned */
     PyObject *weakrefs;
 } aeb_subscription;
+
+static inline bool
+aeb_subscription_is_active(const aeb_subscription *sub)
+{
+    return AEB_LOAD(sub->bus) != NULL;
+}
+
+/* The bus of an active subscription, a new reference; NULL when it has ended. */
+static inline struct aeb_bus *
+aeb_subscription_bus(aeb_subscription *sub)
+{
+#ifdef Py_GIL_DISABLED
+    /* The bus may be dying in another thread, and a weak reference is what can tell. */
+    return aeb_subscription_is_active(sub) ? (struct aeb_bus *)aeb_weakref_get(sub->bus_reference)
+                                           : NULL;
+#else
+    return (struct aeb_bus *)Py_XNewRef((PyObject *)sub->bus);
+#endif
+}
 
 /* How plans are sorted: by priority, then by order of registration. */
 static inline bool
@@ -107,6 +130,10 @@ aeb_class_stored_name(PyTypeObject *type)
 
 /* The name of a task that runs the handler for an event: "event -> handler".  A new reference. */
 PyObject *aeb_subscription_task_name(aeb_subscription *sub, PyObject *event_name);
+
+/* module.name when that module has been imported already: *found is a new reference, or NULL where there
+ * is none.  0 or -1. */
+int aeb_loaded_attribute(const char *module_name, const char *name, PyObject **found);
 
 /* The value of an enum member, a new reference; NULL, with or without an exception, when `obj` is
  * none. */

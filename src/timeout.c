@@ -46,7 +46,15 @@ aeb_timeout_arm(aeb_handler_task *self, double start)
     if (timer == NULL) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
-    Py_XSETREF(self->timer, timer);
+    PyObject *before;
+    AEB_LOCK(self);
+    before = self->timer;
+    self->timer = timer;
+    AEB_UNLOCK();
+    Py_XDECREF(before);
+    if (AEB_UNLIKELY(AEB_IS_OVER(self))) { /* another thread has closed it meanwhile */
+        aeb_timeout_cancel(self);
+    }
     Py_XDECREF(expire);
     Py_XDECREF(loop);
 }
@@ -54,8 +62,14 @@ aeb_timeout_arm(aeb_handler_task *self, double start)
 void
 aeb_timeout_cancel(aeb_handler_task *self)
 {
-    PyObject *timer = self->timer;
+    PyObject *timer;
+    AEB_LOCK(self);
+    timer = self->timer;
     self->timer = NULL;
+    AEB_UNLOCK();
+    if (timer == NULL) {
+        return;
+    }
     PyObject *exc = aeb_take_exception();
     PyObject *answer = PyObject_CallMethodNoArgs(timer, self->state->str_cancel);
     if (answer == NULL) {
@@ -69,13 +83,20 @@ aeb_timeout_cancel(aeb_handler_task *self)
 PyObject *
 aeb_timeout_expire(aeb_handler_task *self)
 {
-    Py_CLEAR(self->timer);
-    if (self->status != AEB_HANDLER_SUSPENDED || self->cancel_requested || self->task == NULL) {
+    PyObject *timer, *task = NULL;
+    AEB_LOCK(self);
+    timer = self->timer;
+    self->timer = NULL;
+    if (self->status == AEB_HANDLER_SUSPENDED && !self->cancel_requested && self->task != NULL) {
+        self->timed_out = true;
+        (void)AEB_ADD(self->bus->n_timed_out, 1);
+        task = Py_NewRef(self->task);
+    }
+    AEB_UNLOCK();
+    Py_XDECREF(timer);
+    if (task == NULL) {
         Py_RETURN_NONE;
     }
-    self->timed_out = true;
-    self->bus->n_timed_out++;
-    PyObject *task = Py_NewRef(self->task);
     PyObject *answer = PyObject_CallMethodNoArgs(task, self->state->str_cancel);
     Py_DECREF(task);
     return answer;

@@ -96,13 +96,19 @@ find_latency(aeb_bus *bus, PyObject *name)
 int
 aeb_timing_prepare_latency(aeb_bus *bus, aeb_subscription *sub)
 {
+    aeb_latency *latency;
     PyObject *name = aeb_subscription_handler_name(sub);
-    aeb_latency *latency = name == NULL ? NULL : find_latency(bus, name);
-    Py_XDECREF(name);
+    if (name == NULL) {
+        return -1;
+    }
+    AEB_LOCK(bus);
+    latency = find_latency(bus, name);
+    AEB_UNLOCK();
+    Py_DECREF(name);
     if (latency == NULL) {
         return -1;
     }
-    sub->latency = &latency->histogram;
+    AEB_STORE(sub->latency, &latency->histogram);
     return 0;
 }
 
@@ -131,8 +137,9 @@ aeb_watch_note(aeb_watch *watch, aeb_subscription *sub, uint64_t took)
 void
 aeb_timing_note(aeb_subscription *sub, aeb_watch *watch, uint64_t took)
 {
-    if (sub->latency != NULL) {
-        aeb_histogram_add(sub->latency, took);
+    aeb_histogram *latency = AEB_LOAD(sub->latency);
+    if (latency != NULL) {
+        aeb_histogram_add(latency, took);
     }
     if (watch != NULL) {
         aeb_watch_note(watch, sub, took);
@@ -143,22 +150,23 @@ static PyObject *
 latency_dict(const aeb_histogram *histogram)
 {
     const double second = 1e9;
-    double count = (double)histogram->count;
-    return Py_BuildValue("{sKsdsdsdsd}", "count", (unsigned long long)histogram->count, "mean",
-                         count > 0 ? (double)histogram->sum / count / second : 0.0, "p50",
-                         aeb_histogram_quantile(histogram, 0.5) / second, "p99",
+    uint64_t count = AEB_LOAD(histogram->count);
+    return Py_BuildValue("{sKsdsdsdsd}", "count", (unsigned long long)count, "mean",
+                         count > 0 ? (double)AEB_LOAD(histogram->sum) / (double)count / second
+                                   : 0.0,
+                         "p50", aeb_histogram_quantile(histogram, 0.5) / second, "p99",
                          aeb_histogram_quantile(histogram, 0.99) / second, "max",
-                         (double)histogram->max / second);
+                         (double)AEB_LOAD(histogram->max) / second);
 }
 
-PyObject *
-aeb_timing_latencies(aeb_bus *bus)
+static PyObject *
+latencies_locked(aeb_bus *bus)
 {
     PyObject *result = PyDict_New();
     /* Making a dict may run a finaliser that emits; latencies are only ever added, at the end. */
     for (Py_ssize_t i = 0; result != NULL && bus->latencies != NULL && i < bus->latencies->n; i++) {
         const aeb_latency *latency = bus->latencies->all[i];
-        if (latency->histogram.count == 0) {
+        if (AEB_LOAD(latency->histogram.count) == 0) {
             continue; /* it has begun, and is not over */
         }
         PyObject *figures = latency_dict(&latency->histogram);
@@ -167,6 +175,16 @@ aeb_timing_latencies(aeb_bus *bus)
         }
         Py_XDECREF(figures);
     }
+    return result;
+}
+
+PyObject *
+aeb_timing_latencies(aeb_bus *bus)
+{
+    PyObject *result;
+    AEB_LOCK(bus);
+    result = latencies_locked(bus);
+    AEB_UNLOCK();
     return result;
 }
 

@@ -22,8 +22,9 @@ int aeb_timing_prepare_latency(aeb_bus *bus, aeb_subscription *sub);
 static inline int
 aeb_timing_prepare(aeb_bus *bus, aeb_subscription *sub)
 {
-    return AEB_LIKELY(sub->latency != NULL || !bus->timing) ? 0
-                                                            : aeb_timing_prepare_latency(bus, sub);
+    return AEB_LIKELY(AEB_LOAD(sub->latency) != NULL || !bus->timing)
+               ? 0
+               : aeb_timing_prepare_latency(bus, sub);
 }
 
 /* The nanoseconds since `clock`, which is set to now. */

@@ -101,8 +101,7 @@ get_field(PyObject *payload, int mapping, PyObject *field, PyObject **value)
 {
     if (PyDict_Check(payload)) {
         /* Not by its own __getitem__: a defaultdict would make the item that is asked for. */
-        *value = Py_XNewRef(PyDict_GetItemWithError(payload, field));
-        return *value != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+        return aeb_dict_get(payload, field, value);
     }
     if (mapping) {
         *value = PyObject_GetItem(payload, field);
