@@ -177,8 +177,8 @@ def test_an_interrupt_while_the_thread_is_started_does_not_end_the_writing(
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
 @pytest.mark.skipif(
-    sys.version_info < (3, 10),
-    reason="an interrupt at the end of a with statement keeps Python 3.9 from releasing the lock",
+    sys.version_info < (3, 10) or sys.version_info >= (3, 14),
+    reason="an interrupt of a with statement can leave its lock held in Python 3.9 and 3.14",
 )
 def test_the_counts_are_right_however_often_an_append_is_interrupted(path: Path) -> None:
     armed = False

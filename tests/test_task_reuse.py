@@ -15,8 +15,9 @@ from agent_event_bus import EventBus
 
 @pytest.fixture(autouse=True)
 def all_is_seen() -> None:
-    """Have a look at the heap find what earlier files of tests have left for reuse, too."""
+    """Have a look at the heap find what earlier files of tests have left for reuse, and no rubbish."""
     gc.unfreeze()
+    gc.collect()
 
 
 def found_by_gc(type_name: str) -> Iterator[Any]:
