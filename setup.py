@@ -4,7 +4,7 @@ Switches, all read from the environment and meant for development builds:
 
 AEB_DEBUG=1         no optimisation, full debug information, C assertions on
 AEB_SANITIZE=a,b    compile and link with -fsanitize=a,b (address, undefined, thread, ...)
-AEB_COVERAGE=1      instrument for gcov, no optimisation
+AEB_COVERAGE=1      instrument for gcov, no optimisation; the counts go to build/coverage
 AEB_WERROR=1        compiler warnings are errors
 AEB_NO_LAZY_TASKS=1 ordinary asyncio tasks, as from Python 3.14 on and in builds without the GIL
 """
@@ -38,7 +38,8 @@ def unix_flags() -> tuple[list[str], list[str]]:
     if switched_on("AEB_DEBUG"):
         compile_args += ["-O0", "-g3", "-UNDEBUG"]
     if switched_on("AEB_COVERAGE"):
-        compile_args += ["-O0", "-g", "--coverage"]
+        # Atomic, because interpreters that have a GIL each count at the same time.
+        compile_args += ["-O0", "-g", "--coverage", "-fprofile-update=atomic"]
         link_args += ["--coverage"]
     if switched_on("AEB_WERROR"):
         compile_args += ["-Werror"]
@@ -67,6 +68,9 @@ class BuildExt(build_ext):
         """Add the flags of the compiler in use to every extension, then build."""
         # Time stamps cannot tell that a switch has changed since the last build.
         self.force = True
+        if switched_on("AEB_COVERAGE"):
+            # The counts are written beside the object files, which must outlast the build.
+            self.build_temp = os.path.join("build", "coverage")
         msvc = self.compiler.compiler_type == "msvc"
         compile_args, link_args = msvc_flags() if msvc else unix_flags()
         for extension in self.extensions:
