@@ -4,7 +4,7 @@
     python -m checks.races --seconds 300    the same, each of its two forms for so long
 
 With an ordinary interpreter threads take turns, and what is shared by interpreters that have a lock
-each (Python 3.12 and later) is what can be found. A free-threaded one has all the rest, and so that
+each (Python 3.13 and later) is what can be found. A free-threaded one has all the rest, and so that
 its own locks are understood it has to be instrumented as well: `configure --disable-gil
 --with-thread-sanitizer`, with the compiler that the core is then built with, too. Then it is
 

@@ -92,7 +92,7 @@ def test_many_threads_use_one_bus() -> None:
 def test_interpreters_with_a_lock_each_use_the_core_at_once() -> None:
     output = run_isolated("parallel.py", "interpreters", "0.5").strip()
     if output == "unavailable":
-        pytest.skip("interpreters with a lock each are new in 3.12")
+        pytest.skip("3.13 is the first that bears interpreters with a lock each")
     assert output == "ok"
 
 

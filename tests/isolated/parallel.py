@@ -1,7 +1,7 @@
 """Many threads on one bus, and many interpreters at once: a stress for ThreadSanitizer.
 
 usage: parallel.py threads [SECONDS]        threads of one interpreter that use one bus
-       parallel.py interpreters [SECONDS]   interpreters with a lock each (3.12 and up), and buses
+       parallel.py interpreters [SECONDS]   interpreters with a lock each (3.13 and up), and buses
 
 Where threads take turns on the interpreter's lock, the second form is what runs the core several
 times at the same moment: all that the process has once, and not each interpreter, is shared then.
@@ -127,10 +127,11 @@ while time.monotonic() < until:
 
 
 def use_interpreters(seconds: float) -> None:
-    name = {(3, 12): "_xxsubinterpreters"}.get(sys.version_info[:2], "_interpreters")
     try:
-        interpreters: Any = importlib.import_module(name)
-    except ImportError:  # before 3.12 those that there are share one lock
+        interpreters: Any = importlib.import_module("_interpreters")
+    except ImportError:
+        # Before 3.12 they share one lock, and 3.12.1 frees what is not its own when several that
+        # have used asyncio end side by side, without the core too.
         print("unavailable")
         sys.exit(0)
 
