@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from checks import native
@@ -58,6 +59,8 @@ def main() -> int:
         "TSAN_OPTIONS": "exitcode=0:halt_on_error=0:report_thread_leaks=0:history_size=4",
     }
     if not native.instrumented():
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            native.cannot_run("without a GIL, locks are seen in an instrumented interpreter alone")
         environment["LD_PRELOAD"] = native.runtime("libtsan.so")
     fixed = native_addresses()
     bad = False
