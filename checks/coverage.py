@@ -144,7 +144,9 @@ def indentation(text: str) -> int:
 def head_of(source: list[str], index: int) -> str:
     """The line that opens the block which a line is in; a function's own is opened by its brace."""
     for before in reversed(source[:index]):
-        if before.strip() and indentation(before) < indentation(source[index]):
+        if not before.strip() or before.startswith("#"):
+            continue
+        if indentation(before) < indentation(source[index]):
             return " ".join(before.split())
     return "{"
 
@@ -232,6 +234,7 @@ def main() -> int:
     not_run = sum(line.count == 0 for line in lines)
     print(f"{not_run - len(missed)} of the lines not run follow an allocation that failed")
     print(f"{len(missed) - len(unexplained)} are explained in {EXPLANATIONS.name}")
+    print(f"{sum(left.values())} lines that it explains have run")
     for complaint in wrong:
         print(complaint)
     if unexplained:

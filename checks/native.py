@@ -86,7 +86,9 @@ def run(
     The status is -9 when it was killed because it did not end in time.
     """
     settings = {name: value for name, value in os.environ.items() if name[:6] != "PYTHON"}
-    settings.update(environment, PYTHONPATH=str(package), PYTHONMALLOC="malloc")
+    settings.update(environment, PYTHONPATH=str(package))
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):  # which has one allocator alone
+        settings["PYTHONMALLOC"] = "malloc"
     settings.update(PYTHONHASHSEED="0", PYTHONDONTWRITEBYTECODE="1")
     print("+", *(f"{name}={value}" for name, value in environment.items()), *command, flush=True)
     process = subprocess.Popen(

@@ -62,6 +62,8 @@ def main() -> int:
         if sysconfig.get_config_var("Py_GIL_DISABLED"):
             native.cannot_run("without a GIL, locks are seen in an instrumented interpreter alone")
         environment["LD_PRELOAD"] = native.runtime("libtsan.so")
+    elif sysconfig.get_config_var("Py_GIL_DISABLED"):
+        environment["PYTHON_GIL"] = "0"  # also where a module asks for one
     fixed = native_addresses()
     bad = False
     with native.built(AEB_SANITIZE="thread") as package:
