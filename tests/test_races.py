@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 from helpers import run_isolated
 
-CASES = ["sync", "once"]
+CASES = ["sync", "once", "loops", "weak", "closing", "deleting"]
 
 
 @pytest.mark.parametrize("case", CASES)

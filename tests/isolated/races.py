@@ -12,25 +12,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
+import gc
 import random
 import sys
 import threading
 import time
+import weakref
 from typing import Any, Callable
 
-from racing import DEADLINE, AsyncHandler, Handler, Once, Permanent, Race, Sent
+import racing_roles as roles
+from racing import DEADLINE, AsyncHandler, LoopThread, Once, Permanent, Race
+from racing_roles import AsyncOnce, AsyncPermanent, Note
 
+from agent_event_bus import EventBus, Subscription
 
-class Note(Sent):
-    """What is published."""
-
-
-class AsyncPermanent(Permanent, AsyncHandler):
-    """A coroutine function that stays."""
-
-
-NAMES = ["shared.a", "shared.b"]
-KEYS: list[Any] = ["shared.a", "shared.b", "shared.*", "*", "*.a", Note, object]
 CASES: dict[str, Callable[[argparse.Namespace], Race]] = {}
 
 
@@ -39,112 +34,11 @@ def case(function: Callable[[argparse.Namespace], Race]) -> Callable[..., Race]:
     return function
 
 
-# What the threads do. Each takes the race and the number of its thread.
-
-
-def emitting(race: Race, number: int) -> None:
-    """Emit in all ways that do not need a loop."""
-    bus, me = race.bus, f"{number}"
-    emitter = bus.emitter("shared.b")
-    for turn in range(race.operations):
-        way = turn % 4
-        if way == 0:
-            race.emit("shared.a", f"shared.a/emit {me}")
-        elif way == 1:
-            race.sent("shared.b", emitter(race.next_of(f"shared.b/emitter {me}")))
-        elif way == 2:
-            race.sent("Note", bus.publish(race.next_of(f"Note/publish {me}", Note)))
-        else:
-            outcomes = bus.collect("shared.a", race.next_of(f"shared.a/collect {me}"))
-            race.sent("shared.a", len(outcomes))
-
-
-def changing(race: Race, number: int) -> None:
-    """Subscribe and cancel, and look each time whether that is so."""
-    rng = random.Random(number)
-    mine: list[Handler] = []
-    own = f"own.{number}"
-    for _ in range(race.operations):
-        race.tally.done += 1
-        if len(mine) < 5:
-            key = rng.choice([*KEYS, own, [own, "shared.a", "shared.*"]])
-            mine.append(race.subscribe(key, priority=rng.randrange(-1, 2)))
-        else:
-            handler = mine.pop(rng.randrange(len(mine)))
-            race.expect(handler.cancel(), "cancel() of an active subscription was False")
-            race.expect(not handler.cancel(), "a second cancel() was True")
-        before = sum(race.tally.calls[handler.number] for handler in mine)
-        counted = race.emit(own, f"{own}/")
-        reached = [h for h in mine if h.key in ("*", own) or isinstance(h.key, list)]
-        called = sum(race.tally.calls[handler.number] for handler in mine) - before
-        race.expect(called == len(reached), f"{called} of {len(reached)} handlers were called")
-        race.expect(counted >= called, f"emit returned {counted}, and called {called}")
-
-
-def cancelling_in_handlers(race: Race, number: int) -> None:
-    """A handler cancels one that comes later in the very emission."""
-    own = f"own.{number}"
-
-    def cancel(payload: object) -> None:
-        race.tally.calls[0] += 1
-        later.cancel()
-
-    race.bus.on(own, cancel)
-    for _ in range(race.operations // 4):
-        later = race.subscribe([own, "shared.a"], priority=1)
-        race.emit(own, f"{own}/")
-
-
-def emitting_once(race: Race, number: int) -> None:
-    """Subscribe for once to what everybody emits, and cancel every other one."""
-    for turn in range(race.operations // 2):
-        handler = race.subscribe(KEYS[turn % len(KEYS)], Once, once=True)
-        race.emit("shared.a", f"shared.a/once {number}")
-        if turn % 2:
-            handler.cancel()
-
-
-def removing(race: Race, number: int) -> None:
-    """Remove by key and by handler; of each subscription one thread is told."""
-    bus, keys = race.bus, [f"prey.{number}", "prey"]
-
-    def handler(*args: object) -> None:
-        race.violation("nobody emits this")
-
-    for _ in range(race.operations // 2):
-        subscriptions = [bus.subscribe(keys, handler) for _ in range(3)]
-        removed = bus.off(keys[0], handler) if number % 2 else bus.clear(keys[0])
-        race.expect(removed == 3, f"{removed} of 3 were removed")
-        race.expect(not any(s.active for s in subscriptions), "one is active after its removal")
-
-
-def inspecting(race: Race) -> None:
-    """Look at everything that there is to be seen, over and over."""
-    bus, emitted, delivered = race.bus, 0, 0
-    while not race.stop.is_set():
-        stats = bus.stats()
-        total = sum(stats["by_event"].values())
-        race.expect(stats["emitted"] == total, f"stats() has {stats['emitted']} and {total}")
-        race.expect(stats["emitted"] >= emitted, "emitted went down")
-        race.expect(stats["delivered"] >= delivered, "delivered went down")
-        emitted, delivered = stats["emitted"], stats["delivered"]
-        numbers = [event.seq for event in bus.history()]
-        race.expect(numbers == sorted(numbers, reverse=True), f"history() has {numbers}")
-        race.expect(len(set(numbers)) == len(numbers), f"history() has {numbers}")
-        race.expect(not numbers or numbers[0] >= emitted, "the history lags behind")
-        race.expect(bus.has_handlers("shared.a"), "has_handlers() was False")
-        for name in NAMES:
-            order = [(s.priority, s.id) for s in bus.handlers(name)]
-            race.expect(order == sorted(order), f"handlers() are in the order {order}")
-        ids = [subscription.id for subscription in bus.subscriptions()]
-        race.expect(ids == sorted(set(ids)), f"subscriptions() are {ids}")
-        race.expect(len(bus.history("shared.*", limit=5)) <= 5, "history() ignored its limit")
-        repr(bus)
-        len(bus)
-        bus.pending()
-
-
-# Cases.
+def play(race: Race, parts: list[Callable[[Race, int], None]], times: int) -> None:
+    """Run each part in a number of threads, and look at everything meanwhile."""
+    numbered = list(enumerate(part for _ in range(times) for part in parts))
+    bodies = [lambda part=part, number=number: part(race, number) for number, part in numbered]
+    race.run(*bodies, inspector=lambda: roles.inspecting(race))
 
 
 @case
@@ -154,10 +48,8 @@ def sync(options: argparse.Namespace) -> Race:
     for key in ["shared.a", "shared.b", "shared.*", "*", Note]:
         race.subscribe(key, Permanent)
         race.subscribe(key, Permanent, envelope=True)
-    roles = [emitting, changing, cancelling_in_handlers, emitting_once, removing]
-    numbered = [(role, n) for n in range(options.threads) for role in roles]
-    bodies = [lambda r=role, n=i: r(race, n) for i, (role, _) in enumerate(numbered)]
-    race.run(*bodies, inspector=lambda: inspecting(race))
+    parts = [roles.emitting, roles.changing, roles.cancelling_in_handlers]
+    play(race, [*parts, roles.emitting_once, roles.removing], options.threads)
     race.check()
     return race
 
@@ -189,8 +81,228 @@ def once(options: argparse.Namespace) -> Race:
     return race
 
 
-class AsyncOnce(Once, AsyncHandler):
-    """A coroutine function that is subscribed for once."""
+@case
+def loops(options: argparse.Namespace) -> Race:
+    """Loops in several threads, and one that the bus is bound to, share the permits of the bus."""
+    with LoopThread() as loop:
+        race = Race(options.operations, max_concurrency=3, loop=loop)
+        for key in ["shared.a", "shared.b", "shared.*", "*", Note]:
+            race.subscribe(key, Permanent)
+            race.subscribe(key, AsyncPermanent, envelope=True)
+        parts = [roles.awaiting, roles.emitting_threadsafe, roles.changing_async]
+        play(race, [*parts, roles.waiting, roles.streaming], options.threads)
+        left = asyncio.run_coroutine_threadsafe(race.bus.drain(timeout=DEADLINE), loop)
+        race.expect(left.result(DEADLINE) == [], "drain() left something")
+        race.check(exact=False)
+    return race
+
+
+@case
+def weak(options: argparse.Namespace) -> Race:
+    """Handlers that are held weakly go away while their event is emitted."""
+    race = Race(options.operations)
+    race.subscribe("a", Permanent)
+    subscriptions: list[Subscription] = []
+    calls: list[None] = []  # of those handlers
+
+    class Guest:
+        def __init__(self) -> None:
+            self.here = True
+
+        def handle(self, *args: object) -> None:
+            calls.append(None)
+            race.expect(self.here, "a handler was called after it had gone")
+
+        def __del__(self) -> None:
+            self.here = False
+
+    def come_and_go(number: int) -> None:
+        for turn in range(race.operations):
+            guest = Guest()
+            handler = guest.handle
+            if turn % 2:
+                subscription = race.bus.subscribe(["a", "*"], handler, weak=True)
+            else:
+                subscription = race.bus.subscribe("a", handler, weak=True, once=turn % 4 == 0)
+            subscriptions.append(subscription)
+            race.emit("a", f"a/{number}")
+            race.expect(subscription.calls > 0, "a handler that is there was not called")
+            del guest, handler
+
+    def emitting(number: int) -> None:
+        for _ in range(race.operations):
+            race.emit("a", f"a/{number}")
+
+    count = options.threads
+    bodies = [lambda number=number: come_and_go(number) for number in range(count)]
+    bodies += [lambda number=number: emitting(number) for number in range(count, 2 * count)]
+    race.run(*bodies)
+    gc.collect()
+    race.expect(not any(s.active for s in subscriptions), "a handler that has gone is subscribed")
+    race.expect(sum(s.calls for s in subscriptions) == len(calls), "calls were lost")
+    race.tally.calls[0] += len(calls)
+    race.check()
+    return race
+
+
+@case
+def closing(options: argparse.Namespace) -> Race:
+    """Two loops close the bus while everybody uses it; after that nothing is delivered."""
+    with LoopThread() as loop:
+        race = Race(options.operations, max_concurrency=2, loop=loop)
+        bus = race.bus
+        for key in ("a", "*"):
+            race.subscribe(key)
+            race.subscribe(key, AsyncHandler)
+        # A loop that ends leaves deliveries, which are cancelled, or fail when it is their turn.
+        race.excused = ("closed bus", "was cancelled", "Event loop is closed")
+
+        def emitting(number: int) -> None:
+            for _ in range(race.operations):
+                sent = race.next_of(f"a/{number}")
+                closed = race.closed_at
+                counted = bus.emit("a", sent)
+                race.expect(not (closed and counted), "a closed bus has delivered")
+
+        def emitting_in_a_loop(number: int) -> None:
+            async def main() -> None:
+                for turn in range(race.operations // 2):
+                    sent = race.next_of(f"a/{number} {turn % 2}")
+                    closed = race.closed_at
+                    if turn % 2:
+                        counted = bus.emit("a", sent)
+                    else:
+                        try:
+                            counted = await bus.emit_async("a", sent)
+                        except asyncio.CancelledError:
+                            counted = 0
+                    race.expect(not (closed and counted), "a closed bus has delivered")
+
+            asyncio.run(main())
+
+        def subscribing(number: int) -> None:
+            for _ in range(race.operations):
+                race.tally.done += 1
+                closed = race.closed_at
+                try:
+                    handler = race.subscribe("a")
+                except RuntimeError:
+                    race.expect(bus.closed, "subscribing has failed")
+                else:
+                    race.expect(not closed, "a closed bus was subscribed to")
+                    handler.cancel()
+
+        def streaming(number: int) -> None:
+            async def main() -> None:
+                try:
+                    async with bus.stream("a") as stream:
+                        async for _ in stream:
+                            race.tally.done += 1
+                        race.expect(bus.closed, "the stream has ended")
+                    await bus.wait_for("a", timeout=DEADLINE)
+                except RuntimeError:
+                    race.expect(bus.closed, "waiting has failed")
+
+            asyncio.run(main())
+
+        def closing(number: int) -> None:
+            async def main() -> None:
+                await asyncio.sleep(random.random() / 50)
+                await bus.aclose()
+                race.closed_at = race.closed_at or time.perf_counter_ns()
+
+            asyncio.run(main())
+
+        parts = [emitting, emitting_in_a_loop, subscribing, streaming, closing]
+        numbered = list(enumerate(parts * options.threads))
+        race.run(*(lambda part=part, number=number: part(number) for number, part in numbered))
+        # Emissions that were under way when it was closed have gone on.
+        left = asyncio.run_coroutine_threadsafe(bus.drain(timeout=DEADLINE), loop).result(DEADLINE)
+        race.expect(left == [], f"drain() left {left}")
+        stats = bus.stats()
+        calls = sum(sum(tally.calls.values()) for tally in race.tallies)
+        calls += sum(subscription.calls for subscription in bus.listeners)
+        race.expect(stats["delivered"] == calls, f"{stats['delivered']} delivered of {calls}")
+        race.expect(stats["pending"] == 0 and bus.pending() == [], "something is pending")
+        race.expect(sum(stats["by_event"].values()) == stats["emitted"], f"counted {stats}")
+        race.expect(bus.emit("a", race.next_of("a/after")) == 0, "a closed bus has delivered")
+    return race
+
+
+@case
+def deleting(options: argparse.Namespace) -> Race:
+    """Buses are made and dropped while others emit on them; nothing of them is left."""
+    race = Race(options.operations)  # which has the tallies
+    made: list[weakref.ref[Any]] = []
+    subscriptions: list[Subscription] = []
+    slots: list[Any] = [EventBus() for _ in range(3)]
+
+    class Ear:
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+
+        def __call__(self, *args: object) -> None:
+            self.calls.append(args[-1])
+
+    def replacing(number: int) -> None:
+        rng = random.Random(number)
+        for _ in range(race.operations // 4):
+            race.tally.done += 1
+            bus, ear = EventBus(history=4, max_concurrency=2), Ear()
+            subscription = bus.subscribe(["a", "*"], ear)
+            made.extend((weakref.ref(bus), weakref.ref(ear)))
+            slot = rng.randrange(3)
+            slots[slot], token = bus, object()
+            emitter = bus.emitter("a")
+            race.expect(emitter(token) == 1, "an emitter did not reach its handler")
+            race.expect(token in ear.calls, "a handler was not called")
+            del bus, emitter, ear
+            subscriptions.append(subscription)
+            subscriptions[rng.randrange(len(subscriptions))].cancel()  # perhaps of no bus any more
+
+    def emitting(number: int) -> None:
+        rng = random.Random(number)
+        emitters: list[Any] = []
+        for turn in range(race.operations):
+            race.tally.done += 1
+            bus = slots[rng.randrange(3)]
+            handler = Ear()
+            with bus.subscribe("b", handler) as subscription:
+                emitters.append(bus.emitter("b"))
+                race.expect(emitters[-1](turn) >= 1, "an emitter did not reach its handler")
+                race.expect(turn in handler.calls, "a handler was not called")
+            race.expect(not subscription.active, "active after the end of its block")
+            bus.emit("a", turn)
+            del bus
+            if len(emitters) > 4:
+                emitters.pop(0)(turn)
+
+    def awaiting(number: int) -> None:
+        async def main() -> None:
+            for turn in range(race.operations // 2):
+                race.tally.done += 1
+                bus = slots[turn % 3]
+                stream = bus.stream("c")
+                emission = bus.emit_async("c", turn)
+                del bus
+                await emission
+                del emission
+                event = await stream.__anext__()
+                race.expect(event.name == "c", f"a stream gave {event.name}")
+
+        asyncio.run(main())
+
+    parts = [replacing, emitting, awaiting]
+    numbered = list(enumerate(parts * options.threads))
+    race.run(*(lambda part=part, number=number: part(number) for number, part in numbered))
+    slots.clear()
+    gc.collect()
+    race.expect(not any(s.active for s in subscriptions), "subscribed to a bus that is gone")
+    subscriptions.clear()
+    gc.collect()
+    alive = sum(reference() is not None for reference in made)
+    race.expect(alive == 0, f"{alive} of {len(made)} buses and handlers are left")
+    return race
 
 
 def lock_is_off() -> bool:
