@@ -9,6 +9,7 @@ whether an event comes twice.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import math
 import threading
 import time
@@ -157,6 +158,7 @@ class Race:
         for thread in threads:
             thread.join(DEADLINE)
             if thread.is_alive():
+                faulthandler.dump_traceback()
                 raise SystemExit("a thread does not end: deadlock")
 
     # The end.
