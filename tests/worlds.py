@@ -155,7 +155,7 @@ class World(ABC):
         self.late: Counter[Any] = Counter()  # what was logged by handlers that may have suspended
         self.fuel = FUEL
         self.in_loop = False
-        self.has_collected = False
+        self.has_cycles = False
         self.subs: list[Any] = []
         self.handler_names: dict[int, str] = {}
         self.running: list[int] = []
@@ -335,8 +335,8 @@ class World(ABC):
         return None
 
     def let_go(self) -> None:
-        """Release outcomes, whose errors can be in cycles with their tracebacks."""
-        if self.has_collected:
+        """Release errors that can be in cycles with their tracebacks: of outcomes, of futures."""
+        if self.has_cycles:
             gc.collect()
 
     def look(self, name: str) -> Any:
@@ -353,7 +353,7 @@ class World(ABC):
 
     def step(self, op: Any, in_loop: bool) -> None:
         self.fuel = FUEL
-        self.has_collected = False
+        self.has_cycles = False
         is_async = op[0].endswith("_async")
         self.in_loop = in_loop or is_async
         result: Any = None
@@ -413,12 +413,17 @@ class RealWorld(World):
 
     def act(self, op: Any) -> Any:
         what, *args = op
-        self.has_collected |= what.startswith("collect")
+        self.has_cycles |= what.startswith("collect")
+        method: Any = getattr(self.bus, what, None)
         if what.startswith("emitter"):
-            name, *rest = args
-            emitter = self.bus.emitter(name)
-            return emitter(*rest) if what == "emitter" else emitter.emit_async(*rest)
-        return getattr(self.bus, what)(*args)
+            emitter = self.bus.emitter(args.pop(0))
+            method = emitter if what == "emitter" else emitter.emit_async
+        try:
+            return method(*args)
+        except BaseException:
+            # Of a loop that was run for it, whose future has the error, and that the frame.
+            self.has_cycles |= not self.loop_runs()
+            raise
 
     def stats(self) -> Any:
         return self.bus.stats()
@@ -444,7 +449,7 @@ class ModelWorld(World):
 
     def act(self, op: Any) -> Any:
         what, first, *rest = op
-        self.has_collected |= what.startswith("collect")
+        self.has_cycles |= what.startswith("collect")
         emit = self.bus.emit_async if what.endswith("_async") else self.bus.emit
         if what.startswith("publish"):
             return emit(type(first).__qualname__, first, type(first))
