@@ -204,15 +204,21 @@ def waiting(race: Race, number: int) -> None:
 def streaming(race: Race, number: int) -> None:
     """Iterate over streams; what comes and what is dropped are all there is."""
     bus = race.bus
+    own = f"shared.b/stream {number}"
+
+    async def feed(satisfied: asyncio.Event) -> None:
+        """Emit while the stream waits: others may have ended, and what finds no room is lost."""
+        while not satisfied.is_set():
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, race.emit, "shared.b", own)
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
         for turn in range(race.operations // 20):
             maxsize = 1 if turn % 2 else 1024
             overflow: Any = ("drop_oldest", "drop_newest", "block")[turn % 3]
             stream = bus.stream(["shared.*", Note], maxsize=maxsize, overflow=overflow)
-            own = f"shared.b/stream {number}"
-            emissions = [loop.run_in_executor(None, race.emit, "shared.b", own) for _ in range(1)]
+            satisfied = asyncio.Event()
+            feeding = asyncio.ensure_future(feed(satisfied))
             last: dict[str, int] = {}
             got = 0
             async for event in stream:
@@ -224,7 +230,8 @@ def streaming(race: Race, number: int) -> None:
                 got += 1
                 if got >= 8 or own in last:
                     break
-            await asyncio.gather(*emissions)
+            satisfied.set()
+            await feeding
             stream.close()
             race.expect(maxsize == 1 or stream.dropped == 0, "a stream with room dropped events")
             race.expect([event async for event in stream] == [], "a closed stream gave an event")
