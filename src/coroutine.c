@@ -35,6 +35,23 @@ aeb_thrown_exception(PyObject *args)
     return exc;
 }
 
+void
+aeb_raise_in_coroutine_steal(PyObject *exc_steal)
+{
+    PyObject *exc = exc_steal, *error;
+    if (AEB_UNLIKELY(PyErr_GivenExceptionMatches(exc, PyExc_StopIteration))) {
+        error = PyObject_CallFunction(PyExc_RuntimeError, "s", "coroutine raised StopIteration");
+        if (error == NULL) {
+            Py_DECREF(exc);
+            return;
+        }
+        PyException_SetContext(error, Py_NewRef(exc));
+        PyException_SetCause(error, exc);
+        exc = error;
+    }
+    aeb_restore_exception_steal(exc);
+}
+
 /* Whether nobody else has this StopIteration any more, and it is as it was made for `value`.  One
  * reference is ours and one the caller's. */
 static bool

@@ -10,6 +10,10 @@
 /* What throw() was called with as one exception object; a new reference or NULL. */
 PyObject *aeb_thrown_exception(PyObject *args);
 
+/* Raises an exception that ends a coroutine: as it is, but a StopIteration, which would be taken for the
+ * coroutine's result, as the RuntimeError that Python makes of it (PEP 479). */
+void aeb_raise_in_coroutine_steal(PyObject *exc_steal);
+
 /* Raises StopIteration(number).  `await` drives our coroutines through tp_iternext, so this is how
  * every emit_async ends; and making an exception costs more than all the rest of one that has no
  * handlers.  The interpreter takes the value and drops the exception at once, so those with small

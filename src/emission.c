@@ -370,11 +370,11 @@ finish_specially(aeb_emission *self, PyObject *fatal_steal, PyObject *thrown_ste
     }
     if (fatal != NULL) {
         Py_XDECREF(thrown_steal);
-        aeb_restore_exception_steal(fatal);
+        aeb_raise_in_coroutine_steal(fatal);
         return PYGEN_ERROR;
     }
     if (thrown_steal != NULL) {
-        aeb_restore_exception_steal(thrown_steal);
+        aeb_raise_in_coroutine_steal(thrown_steal);
         return PYGEN_ERROR;
     }
     return PYGEN_RETURN;

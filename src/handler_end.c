@@ -5,6 +5,7 @@
  * An error that must not be isolated is the owner's to raise, and the task's where nobody takes it.
  */
 #include "aio.h"
+#include "coroutine.h"
 #include "handler_task.h"
 #include "outcome.h"
 #include "permit.h"
@@ -201,7 +202,7 @@ handler_raised_to_owner(aeb_handler_task *self, PyObject **result)
     }
     tell_owner(self, ending, told);
     Py_DECREF(told);
-    aeb_restore_exception_steal(exc);
+    aeb_raise_in_coroutine_steal(exc);
     return PYGEN_ERROR;
 }
 
@@ -247,7 +248,7 @@ aeb_handler_task_raised(aeb_handler_task *self, PyObject **result)
     }
     /* It goes on to the task, which is cancelled or failed to whoever asks how it ended. */
     (void)aeb_handler_task_settle(self, NULL);
-    aeb_restore_exception_steal(exc);
+    aeb_raise_in_coroutine_steal(exc);
     return PYGEN_ERROR;
 }
 

@@ -4,8 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers import failing, soon
 
 from agent_event_bus import EventBus
+
+
+class TestStopIteration:
+    """Out of a coroutine it would be taken for the result, and a task that gets it never ends."""
+
+    async def test_of_a_guard_stops_who_awaits_the_emission(self, bus: EventBus) -> None:
+        bus.on("a", failing(StopIteration(3)), isolate=False)
+        with pytest.raises(RuntimeError, match="coroutine raised StopIteration") as caught:
+            await bus.emit_async("a")
+        assert isinstance(caught.value.__cause__, StopIteration)
+
+    async def test_of_a_guard_ends_the_task_that_the_emission_runs_in(self, bus: EventBus) -> None:
+        bus.on("a", failing(StopIteration(3)), isolate=False)
+        with pytest.raises(RuntimeError, match="coroutine raised StopIteration"):
+            await soon(asyncio.ensure_future(bus.emit_async("a")))
+
+    @pytest.mark.parametrize("isolate", [True, False])
+    @pytest.mark.usefixtures("quiet_reports")
+    async def test_of_an_awaitable_ends_the_task_of_its_handler(
+        self, bus: EventBus, isolate: bool
+    ) -> None:
+        class Awaitable:
+            def __await__(self) -> Iterator[None]:
+                tasks.append(asyncio.current_task())
+                raise StopIteration
+
+        tasks: list[Any] = []
+        bus.on("a", lambda payload: Awaitable(), isolate=isolate)
+        assert bus.emit("a") == 1
+        assert await soon(bus.drain()) == []
+        await asyncio.sleep(0)
+        (task,) = tasks
+        assert task.done()
+        assert isinstance(task.exception(), RuntimeError)
 
 
 def test_a_loop_whose_clock_closes_the_delivery_that_asks_it_does_no_harm(bus: EventBus) -> None:
