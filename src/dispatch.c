@@ -159,8 +159,7 @@ aeb_close_awaitable(aeb_state *state, PyObject *obj)
 {
     PyObject *close = PyObject_GetAttr(obj, state->str_close);
     if (close == NULL) {
-        PyErr_Clear(); /* a future or an iterator: there is nothing to close */
-        return 0;
+        return aeb_clear_ordinary_exception(); /* a future or an iterator: nothing to close */
     }
     PyObject *answer = PyObject_CallNoArgs(close);
     Py_DECREF(close);

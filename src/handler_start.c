@@ -295,7 +295,9 @@ aeb_handler_task_cancel(aeb_handler_task *self)
 done:
     if (answer == NULL) {
         /* It has no task yet, or its loop is closed: nothing will ever run it again. */
-        PyErr_Clear();
+        if (PyErr_Occurred() && aeb_clear_ordinary_exception() < 0) {
+            PyErr_WriteUnraisable(task);
+        }
         if (aeb_handler_task_close(self) < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
         }

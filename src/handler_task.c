@@ -200,8 +200,9 @@ throw_into_inner(aeb_handler_task *self, PyObject *exc, PyObject **result)
     PyObject *throw = PyObject_GetAttr(self->inner, self->state->str_throw);
     if (throw == NULL) {
         /* A plain iterator cannot be told: it is abandoned, and the error is its end. */
-        PyErr_Clear();
-        aeb_restore_exception_steal(Py_NewRef(exc));
+        if (aeb_clear_ordinary_exception() == 0) {
+            aeb_restore_exception_steal(Py_NewRef(exc));
+        }
         *result = NULL;
         return PYGEN_ERROR;
     }
@@ -361,8 +362,8 @@ cancel_yielded(aeb_handler_task *self, PyObject *yielded, PyObject *exc)
         cancelled = PyObject_IsTrue(answer);
         Py_DECREF(answer);
     }
-    if (cancelled < 0) {
-        PyErr_Clear(); /* not a future after all */
+    if (cancelled < 0 && aeb_clear_ordinary_exception() < 0) { /* else not a future after all */
+        PyErr_WriteUnraisable(yielded);
     }
     return cancelled > 0;
 }

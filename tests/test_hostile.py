@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import failing, soon
+from helpers import failing, soon, turns
 
 from agent_event_bus import EventBus
+
+
+class Interruption(BaseException):
+    """An error that is nobody's failure, as KeyboardInterrupt is."""
 
 
 class TestStopIteration:
@@ -78,3 +82,43 @@ def test_a_loop_whose_clock_closes_the_delivery_that_asks_it_does_no_harm(bus: E
     finally:
         loop.close()
     assert closed == ["coroutine already executing"]
+
+
+@pytest.mark.parametrize("name", ["throw", "close"])
+async def test_an_interruption_while_a_method_of_an_awaitable_is_looked_up_is_not_lost(
+    bus: EventBus, name: str
+) -> None:
+    class Iterating:
+        def __iter__(self) -> Iterating:
+            return self
+
+        def __next__(self) -> None:
+            return None
+
+        def __getattr__(self, attribute: str) -> Any:
+            if attribute == name:
+                raise interruption
+            raise AttributeError(attribute)
+
+    class Awaitable:
+        def __await__(self) -> Iterating:
+            return Iterating()
+
+    interruption = Interruption()
+    bus.on("a", lambda payload: Awaitable())
+    emission = bus.emit_async("a")
+    emission.send(None)
+    (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+
+    async def end() -> None:
+        if name == "throw":
+            task.cancel()
+            await turns(2)
+            emission.send(None)
+        else:
+            task.get_coro().close()
+
+    with pytest.raises(Interruption) as caught:
+        await end()
+    assert caught.value is interruption
+    emission.close()
