@@ -240,8 +240,8 @@ first_step(aeb_starter *starter, aeb_handler_task *self, PyObject *context, bool
 #else
     Py_XSETREF(self->context, Py_NewRef(context)); /* each step enters it */
 #endif
-    self->status = AEB_HANDLER_RUNNING;
-    PySendResult sent = aeb_handler_task_step(self, true, Py_None, NULL, &result);
+    /* Not a bare step: what the loop was asked for until now may have run code that has closed it. */
+    PySendResult sent = aeb_handler_task_send(self, Py_None, &result);
 #if PY_VERSION_HEX >= 0x030B0000
     exit_context(starter, context, sent == PYGEN_ERROR);
 #endif

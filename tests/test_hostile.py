@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,43 @@ import pytest
 from helpers import failing, soon, turns
 
 from agent_event_bus import EventBus
+
+
+@pytest.mark.usefixtures("quiet_reports")
+def test_a_loop_that_closes_the_bus_when_it_is_asked_for_its_task_factory_does_no_harm(
+    bus: EventBus,
+) -> None:
+    log: list[str] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        armed = False
+
+        def get_task_factory(self) -> Any:
+            if self.armed:
+                self.armed = False
+                closing = bus.aclose()
+                with contextlib.suppress(StopIteration):
+                    closing.send(None)
+                closing.close()
+                log.append("closed")
+            return super().get_task_factory()
+
+    async def handler(payload: object) -> None:
+        log.append("called")
+
+    loop = Loop()
+    bus.bind_loop(loop)
+    bus.on("a", handler)
+    try:
+        assert bus.emit("a") == 1  # it waits for the loop to run
+        loop.armed = True
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        loop.close()
+    assert log == ["closed"]
+    assert bus.pending() == []
+    assert bus.stats()["cancelled"] == 1
 
 
 class Interruption(BaseException):
