@@ -233,9 +233,9 @@ aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **r
     }
 }
 
-PySendResult
-aeb_handler_task_step(aeb_handler_task *self, bool begins, PyObject *value, PyObject *exc,
-                      PyObject **result)
+/* One step of a claimed delivery: begins it, or sends `value`, or throws `exc` when it is not NULL. */
+static PySendResult
+take_step(aeb_handler_task *self, bool begins, PyObject *value, PyObject *exc, PyObject **result)
 {
     PySendResult sent;
     PyObject *context = Py_XNewRef(self->context);
@@ -339,7 +339,7 @@ aeb_handler_task_send(aeb_handler_task *self, PyObject *value, PyObject **result
         return PYGEN_NEXT;
     }
     if (AEB_LIKELY(claimed)) {
-        return aeb_handler_task_step(self, begins, value, NULL, result);
+        return take_step(self, begins, value, NULL, result);
     }
     return handler_refuses(self, misused, result);
 }
@@ -397,5 +397,5 @@ aeb_handler_task_throw(aeb_handler_task *self, PyObject *exc, PyObject **result)
         }
         Py_DECREF(yielded);
     }
-    return aeb_handler_task_step(self, false, Py_None, exc, result);
+    return take_step(self, false, Py_None, exc, result);
 }

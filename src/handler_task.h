@@ -182,10 +182,6 @@ bool aeb_handler_task_settle(aeb_handler_task *self, PyObject *fatal);
 PySendResult aeb_handler_task_returned(aeb_handler_task *self, PyObject **result);
 PySendResult aeb_handler_task_raised(aeb_handler_task *self, PyObject **result);
 
-/* One step of a claimed delivery: begins it, or sends `value`, or throws `exc` when it is not NULL. */
-PySendResult aeb_handler_task_step(aeb_handler_task *self, bool begins, PyObject *value,
-                                   PyObject *exc, PyObject **result);
-
 /* What follows a step: `sent` and *result are how it ended, and so they are afterwards. */
 PySendResult aeb_handler_task_stepped(aeb_handler_task *self, PySendResult sent, PyObject **result);
 
