@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sysconfig
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,8 @@ class TestTheCoroutineOfAHandlerThatIsOver:
         bus.on("a", look_at_my_task)
         assert await bus.emit_async("a") == 1
         found = list(found_by_gc("HandlerTask"))
+        if not found and sysconfig.get_config_var("Py_GIL_DISABLED"):
+            pytest.skip("without a GIL none is kept for reuse")
         assert found
         arguments: dict[str, list[object]] = {"send": [None], "throw": [ValueError()]}
         for coroutine in found:
