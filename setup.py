@@ -51,7 +51,8 @@ def msvc_flags() -> tuple[list[str], list[str]]:
     for name in ("AEB_SANITIZE", "AEB_COVERAGE"):
         if switched_on(name):
             raise SystemExit(f"{name} is not supported with MSVC")
-    compile_args = ["/std:c11", "/W3"]
+    # On ARM a volatile field would otherwise not order what threads write before it: see compat.h.
+    compile_args = ["/std:c11", "/W3", "/volatile:ms"]
     link_args: list[str] = []
     if switched_on("AEB_DEBUG"):
         compile_args += ["/Od", "/Zi", "/UNDEBUG"]

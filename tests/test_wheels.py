@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 WORKFLOWS = ROOT / ".github" / "workflows"
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")
 SYSTEMS = sorted({(system, arch) for system, arch, _ in wheels.PLATFORMS.values()})
 
 # Whether what the extra `release` installs has to be there.
@@ -166,6 +167,15 @@ def standard_library() -> set[str]:
 
 
 # Settings and workflows
+
+
+def test_threads_on_windows_for_arm_see_what_was_written_before_a_shared_field() -> None:
+    # MSVC is not at hand; compat.h makes shared fields volatile for it, and counts on the switch.
+    compat = (ROOT / "src" / "compat.h").read_text(encoding="utf-8")
+    assert re.search(r"defined\(_MSC_VER\)(?s:.*?)#define AEB_SHARED volatile", compat)
+    flags = re.search(r"^def msvc_flags(?s:.*?)^class", SETUP, re.MULTILINE)
+    assert flags is not None
+    assert '"/volatile:ms"' in flags[0]
 
 
 def test_pyproject_toml_is_valid() -> None:
