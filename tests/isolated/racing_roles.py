@@ -132,7 +132,7 @@ def inspecting(race: Race) -> None:
 
 def awaiting(race: Race, number: int) -> None:
     """Emit in all ways that there are in a loop."""
-    bus, me = race.bus, f"{number}"
+    bus, me, own = race.bus, f"{number}", f"own.{number}"
     emitter = bus.emitter("shared.b")
 
     async def main() -> None:
@@ -152,6 +152,9 @@ def awaiting(race: Race, number: int) -> None:
                 race.sent("shared.a", len(await bus.collect_async("shared.a", sent)))
             else:
                 race.emit("shared.b", f"shared.b/emit in a loop {me}")
+                handler = race.subscribe(own, AsyncHandler)
+                race.emit(own, f"{own}/")
+                handler.cancel()  # in the thread in which it is about to start
             if turn % 20 == 19:
                 await bus.drain(timeout=0.001)
         left = await bus.drain(timeout=DEADLINE)
