@@ -396,6 +396,9 @@ aeb_handler_task_throw(aeb_handler_task *self, PyObject *exc, PyObject **result)
             return PYGEN_NEXT;
         }
         Py_DECREF(yielded);
+        if (self->status == AEB_HANDLER_DONE) { /* the future's own code has closed it */
+            return handler_after_end(self, result);
+        }
     }
     return take_step(self, false, Py_None, exc, result);
 }

@@ -51,6 +51,34 @@ def test_a_loop_that_closes_the_bus_when_it_is_asked_for_its_task_factory_does_n
     assert bus.stats()["cancelled"] == 1
 
 
+@pytest.mark.usefixtures("quiet_reports")
+async def test_a_future_whose_cancel_closes_the_handler_that_waits_for_it_does_no_harm(
+    bus: EventBus,
+) -> None:
+    tasks: list[Any] = []
+
+    class Future(asyncio.Future):  # type: ignore[type-arg]
+        def cancel(self, msg: object = None) -> bool:
+            for obj in gc.get_objects():
+                if type(obj).__name__ == "HandlerTask":
+                    with contextlib.suppress(RuntimeError, ValueError):
+                        obj.close()
+            return False
+
+    async def handler(payload: object) -> None:
+        tasks.append(asyncio.current_task())
+        await Future(loop=asyncio.get_running_loop())
+
+    bus.on("a", handler)
+    emission = bus.emit_async("a")
+    emission.send(None)
+    tasks[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(tasks[0])
+    emission.close()
+    assert bus.stats()["cancelled"] == 1
+
+
 class Interruption(BaseException):
     """An error that is nobody's failure, as KeyboardInterrupt is."""
 
