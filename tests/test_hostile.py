@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import failing, soon, turns
+from helpers import failing, run_isolated, soon, turns
 
 from agent_event_bus import EventBus
 
@@ -188,3 +188,15 @@ async def test_an_interruption_while_a_method_of_an_awaitable_is_looked_up_is_no
         await end()
     assert caught.value is interruption
     emission.close()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("emit", "emitter", "collect", "emit_in_loop", "emit_async", "collect_async"),
+        *("cancelled", "closed", "bound", "by_hand"),
+    ],
+)
+def test_whatever_a_strangers_method_does_the_bus_and_its_other_handlers_go_on(way: str) -> None:
+    said = run_isolated("hostile.py", way)
+    assert said.strip().endswith("ok"), said
