@@ -338,6 +338,7 @@ aeb_plans_init(aeb_bus *bus)
     bus->class_plans = PyDict_New();
     bus->class_names = PyDict_New();
     if (bus->plans == NULL || bus->class_plans == NULL || bus->class_names == NULL) {
+        aeb_plans_free(bus); /* all or none, for what clears a bus that could not be made */
         return -1;
     }
     return aeb_counters_init(bus);
