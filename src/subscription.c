@@ -24,6 +24,9 @@ aeb_get_attribute(PyObject *obj, const char *name, PyObject **result)
     Py_INCREF(obj);
     *result = PyObject_GetAttrString(obj, name);
     Py_DECREF(obj);
+    if (*result == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1; /* whether there is one is not known */
+    }
     return *result == NULL ? aeb_clear_ordinary_exception() : 0;
 }
 
