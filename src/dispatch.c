@@ -158,6 +158,9 @@ int
 aeb_close_awaitable(aeb_state *state, PyObject *obj)
 {
     PyObject *close = PyObject_GetAttr(obj, state->str_close);
+    if (close == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1; /* there may be something to close */
+    }
     if (close == NULL) {
         return aeb_clear_ordinary_exception(); /* a future or an iterator: nothing to close */
     }
