@@ -71,15 +71,17 @@ aeb_raise_stop_iteration(aeb_state *state, Py_ssize_t number)
     if (value == NULL) {
         return;
     }
+    /* From Python 3.10 on an await does not come here, only what calls next(): that leaves its frame in
+     * the traceback, which keeping the exception would keep, with all that is in it. */
+    bool keep = PY_VERSION_HEX < 0x030A0000 && number >= 0 && number < AEB_MAX_FREE;
     PyObject *stop = NULL;
-    bool kept = AEB_HAS_GIL && number >= 0 && number < AEB_MAX_FREE;
-    if (AEB_LIKELY(kept)) {
+    if (keep) {
         stop = Py_XNewRef(state->stop_iterations[number]);
     }
-    if (AEB_UNLIKELY(stop == NULL || !is_unused_stop(stop, value))) {
+    if (stop == NULL || !is_unused_stop(stop, value)) {
         Py_XDECREF(stop);
         stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-        if (stop != NULL && kept) {
+        if (stop != NULL && keep) {
             Py_XSETREF(state->stop_iterations[number], Py_NewRef(stop));
         }
     }
