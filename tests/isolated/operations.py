@@ -20,6 +20,7 @@ from agent_event_bus import (
     EventBus,
     EventKey,
     EventSchemaError,
+    Outcome,
     UnknownEventError,
     current_bus,
     get_bus,
@@ -129,6 +130,14 @@ def raised(kind: type[BaseException], call: Callable[..., object], *arguments: o
     except kind as error:
         return error.with_traceback(None)
     raise AssertionError(f"{call} has not raised")
+
+
+def enough_memory(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return outcomes, if none says that there was not enough memory; else raise that."""
+    for outcome in outcomes:
+        if isinstance(outcome.exception, MemoryError):
+            raise outcome.exception
+    return outcomes
 
 
 def names_in(code: Any) -> set[str]:
@@ -404,7 +413,7 @@ def collect(world: World) -> None:
     bus = world.bus
     bus.on(failing_name, lambda value: value)
     first, second, third = sorted(
-        bus.collect(failing_name, payload), key=lambda each: each.subscription.id
+        enough_memory(bus.collect(failing_name, payload)), key=lambda each: each.subscription.id
     )
     assert first.subscription is world.wild
     assert (second.status, third.status) == ("error", "ok")

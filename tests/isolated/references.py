@@ -250,7 +250,9 @@ def print_messages() -> None:
     print(json.dumps(said))
 
 
-if sys.argv[1] == "names":
+if __name__ != "__main__":
+    pass
+elif sys.argv[1] == "names":
     print_names()
 elif sys.argv[1] == "messages":
     print_messages()
