@@ -339,7 +339,8 @@ run_further(aeb_starter *starter, PyObject *context, PyObject *value_steal, PySe
     if (status < 0) {
         exit_context(starter, context, true);
         (void)AEB_ADD(starter->state->n_live, -1);
-        PyObject *exc = aeb_take_exception(); /* closing runs code, which must not find it pending */
+        PyObject *exc =
+            aeb_take_exception(); /* closing runs code, which must not find it pending */
         if (value_steal != NULL && aeb_close_awaitable(starter->state, value_steal) < 0) {
             PyErr_WriteUnraisable(value_steal);
         }

@@ -16,7 +16,7 @@ from agent_event_bus import EventBus
 
 @pytest.fixture(autouse=True)
 def all_is_seen() -> None:
-    """Have a look at the heap find what earlier files of tests have left for reuse, and no rubbish."""
+    """Have a look at the heap find what earlier tests have left for reuse, and no rubbish."""
     gc.unfreeze()
     gc.collect()
 
