@@ -71,14 +71,15 @@ aeb_raise_stop_iteration(aeb_state *state, Py_ssize_t number)
     if (value == NULL) {
         return;
     }
-    /* From Python 3.10 on an await does not come here, only what calls next(): that leaves its frame in
-     * the traceback, which keeping the exception would keep, with all that is in it. */
-    bool keep = PY_VERSION_HEX < 0x030A0000 && number >= 0 && number < AEB_MAX_FREE;
+    /* An await comes here in Python 3.9 and from 3.12 on, and leaves nothing in the exception.  What calls
+     * next() leaves its frame in the traceback: that is let go at the next end of an emission. */
+    bool keep = AEB_HAS_GIL && (PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x030C0000) &&
+                number >= 0 && number < AEB_MAX_FREE;
     PyObject *stop = NULL;
-    if (keep) {
+    if (AEB_LIKELY(keep)) {
         stop = Py_XNewRef(state->stop_iterations[number]);
     }
-    if (stop == NULL || !is_unused_stop(stop, value)) {
+    if (AEB_UNLIKELY(stop == NULL || !is_unused_stop(stop, value))) {
         Py_XDECREF(stop);
         stop = PyObject_CallOneArg(PyExc_StopIteration, value);
         if (stop != NULL && keep) {

@@ -15,7 +15,9 @@
  * gave it only.
  *
  * The queue, the permits, and the fields of deliveries that belong to them are guarded by the lock of
- * the bus.
+ * the bus.  It is not held while a loop is told to start one, so one thread at a time does that, and what
+ * arrives meanwhile joins the queue: else a delivery could overtake another between its permit and its
+ * start.
  */
 #include "permit.h"
 
@@ -69,8 +71,9 @@ own_permits_locked(aeb_bus *bus)
     if (AEB_LIKELY(bus->permits_pid == pid)) {
         return;
     }
-    bus->permits_pid = pid;
+    AEB_STORE(bus->permits_pid, pid);
     bus->n_permits = 0;
+    bus->handing_out = false;
     bus->first_running = NULL;
     while (bus->first_queued != NULL) {
         aeb_handler_task *delivery = bus->first_queued;
@@ -152,7 +155,7 @@ aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
     int go_ahead = 0;
     AEB_LOCK(bus);
     own_permits_locked(bus);
-    full = bus->n_permits >= bus->max_concurrency;
+    full = bus->n_permits >= bus->max_concurrency || bus->handing_out;
     AEB_UNLOCK();
     if (full) {
         end_stranded(bus, loop);
@@ -171,7 +174,8 @@ aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
     if (AEB_LOAD(delivery->status) != AEB_HANDLER_NEW) {
         go_ahead = 0;
     }
-    else if (bus->n_permits < bus->max_concurrency) { /* then nobody is in the queue */
+    else if (bus->n_permits < bus->max_concurrency && !bus->handing_out) {
+        /* Then nobody is in the queue. */
         grant(bus, delivery);
         go_ahead = 1;
     }
@@ -225,7 +229,8 @@ start_soon(aeb_handler_task *delivery)
     return handle == NULL ? -1 : 0;
 }
 
-/* Gives the first delivery in the queue a permit, if there is one.  A new reference, or NULL. */
+/* Gives the first delivery in the queue a permit, if there is one: a new reference.  NULL: there is none
+ * to be had, and who was handing them out is no more. */
 static aeb_handler_task *
 grant_next(aeb_bus *bus)
 {
@@ -243,14 +248,23 @@ grant_next(aeb_bus *bus)
         grant(bus, delivery);
         granted = delivery;
     }
+    bus->handing_out = granted != NULL;
     AEB_UNLOCK();
     return granted;
 }
 
-/* Hands out what permits there are.  Never raises. */
+/* Hands out what permits there are, unless somebody is doing so already.  Never raises. */
 static void
 start_next(aeb_bus *bus)
 {
+    bool mine;
+    AEB_LOCK(bus);
+    mine = !bus->handing_out;
+    bus->handing_out = true;
+    AEB_UNLOCK();
+    if (!mine) {
+        return;
+    }
     PyObject *exc = aeb_take_exception();
     aeb_handler_task *delivery;
     while ((delivery = grant_next(bus)) != NULL) {

@@ -26,8 +26,9 @@ void aeb_permit_give_back(aeb_bus *bus, aeb_handler_task *delivery);
 static inline void
 aeb_permit_release(aeb_handler_task *delivery)
 {
-    bool may_have = AEB_HAS_GIL ? delivery->queued || delivery->permit != 0
-                                : delivery->bus != NULL && delivery->bus->max_concurrency > 0;
+    bool may_have = AEB_HAS_GIL
+                        ? delivery->queued || delivery->permit != 0
+                        : delivery->bus != NULL && AEB_LOAD(delivery->bus->permits_pid) != 0;
     if (AEB_UNLIKELY(may_have)) {
         aeb_permit_give_back(delivery->bus, delivery);
     }

@@ -278,11 +278,12 @@ int
 aeb_report_timeout(aeb_bus *bus, aeb_subscription *sub, PyObject *name, bool nested)
 {
     PyObject *handler = live_handler(sub);
-    PyObject *handler_name = aeb_subscription_handler_name(sub);
-    PyObject *seconds = PyFloat_FromDouble(sub->timeout);
     PyObject *exc = aeb_account_timeout(sub);
+    /* One after the other, as nothing may be called while an error is pending. */
+    PyObject *seconds = exc == NULL ? NULL : PyFloat_FromDouble(sub->timeout);
+    PyObject *handler_name = seconds == NULL ? NULL : aeb_subscription_handler_name(sub);
     int status;
-    if (handler_name == NULL || seconds == NULL || exc == NULL) {
+    if (handler_name == NULL) {
         status = report_of_report(NULL, nested);
     }
     else {

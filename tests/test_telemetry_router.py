@@ -399,7 +399,7 @@ class TestLabels:
         tracemalloc.start()
         try:
             first = kept()  # what the interpreter keeps for reuse, too
-            assert kept() - first < 10_000
+            assert kept() - first < 20_000  # as many bytes as 3,000 labels would keep in pointers
         finally:
             tracemalloc.stop()
 

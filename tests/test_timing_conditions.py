@@ -40,9 +40,8 @@ async def suspends(payload: object) -> None:
     await asyncio.sleep(0)
 
 
-@pytest.fixture
-def bus() -> EventBus:
-    """A bus that measures, and warns."""
+def measuring() -> EventBus:
+    """Make a bus that measures, and warns."""
     return EventBus(timing=True, slow_after=PAUSE / 2)
 
 
@@ -68,7 +67,6 @@ CONDITIONS = [says(True), says(False), fails]
 @ways
 @pytest.mark.parametrize("where", CONDITIONS, ids=["yes", "no", "fails"])
 def test_a_slow_condition_counts_for_no_handler(
-    bus: EventBus,
     records: list[logging.LogRecord],
     way: str,
     handler: Callable[..., object],
@@ -76,11 +74,18 @@ def test_a_slow_condition_counts_for_no_handler(
     before: int,
     where: Callable[[object], bool],
 ) -> None:
-    for condition in (*[None] * before, where, None):
-        bus.on("a", handler, offload=offload, where=condition)
-    run(bus, way)
-    [latency] = bus.stats()["latency"].values()
-    assert latency["count"] == before + 1 + (where is CONDITIONS[0])
-    assert latency["max"] < PAUSE
-    # It counts for the event.
-    assert [record.levelno for record in records].count(logging.WARNING) == 1
+    longest = []
+    for _ in range(5):  # on a busy machine a handler may be kept waiting for that long, too
+        records.clear()
+        bus = measuring()
+        for condition in (*[None] * before, where, None):
+            bus.on("a", handler, offload=offload, where=condition)
+        run(bus, way)
+        [latency] = bus.stats()["latency"].values()
+        assert latency["count"] == before + 1 + (where is CONDITIONS[0])
+        # It counts for the event.
+        assert [record.levelno for record in records].count(logging.WARNING) == 1
+        longest.append(latency["max"])
+        if longest[-1] < PAUSE:
+            break
+    assert min(longest) < PAUSE

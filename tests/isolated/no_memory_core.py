@@ -181,7 +181,7 @@ class Sweep:
         check_bus(world)
         for kept in (operations.error, operations.condition_error):
             kept.__traceback__ = kept.__context__ = None
-        if sys.version_info < (3, 10):
+        if sys.version_info[:2] not in ((3, 10), (3, 11)):
             replace_kept()
         gone = weakref.ref(world.bus)
         del world

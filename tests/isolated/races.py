@@ -126,7 +126,9 @@ def weak(options: argparse.Namespace) -> Race:
                 subscription = race.bus.subscribe("a", handler, weak=True, once=turn % 4 == 0)
             subscriptions.append(subscription)
             race.emit("a", f"a/{number}")
-            race.expect(subscription.calls > 0, "a handler that is there was not called")
+            # Without a GIL another thread may have claimed it, and not called it yet.
+            if roles.HAS_GIL or not subscription.once:
+                race.expect(subscription.calls > 0, "a handler that is there was not called")
             del guest, handler
 
     def emitting(number: int) -> None:

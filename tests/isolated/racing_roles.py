@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sysconfig
 from collections import deque
 from typing import Any
 
@@ -22,6 +23,7 @@ class AsyncOnce(Once, AsyncHandler):
     """A coroutine function that is subscribed for once."""
 
 
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 NAMES = ["shared.a", "shared.b"]
 KEYS: list[Any] = ["shared.a", "shared.b", "shared.*", "*", "*.a", Note, object]
 
@@ -115,7 +117,8 @@ def inspecting(race: Race) -> None:
         numbers = [event.seq for event in bus.history()]
         race.expect(numbers == sorted(numbers, reverse=True), f"history() has {numbers}")
         race.expect(len(set(numbers)) == len(numbers), f"history() has {numbers}")
-        race.expect(not numbers or numbers[0] >= emitted, "the history lags behind")
+        if HAS_GIL:  # without it, an event is numbered and kept in two steps
+            race.expect(not numbers or numbers[0] >= emitted, "the history lags behind")
         race.expect(bus.has_handlers("shared.a"), "has_handlers() was False")
         for name in NAMES:
             order = [
