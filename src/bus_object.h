@@ -79,8 +79,7 @@ typedef struct aeb_bus {
     /* permit.c */
     Py_ssize_t max_concurrency;             /* async handlers that may run at once; 0: any number */
     Py_ssize_t n_permits;                   /* how many are running */
-    AEB_SHARED long permits_pid;            /* the process that they run in; 0: never limited */
-    bool handing_out;                       /* somebody is starting those that were queued */
+    AEB_SHARED long permits_pid;            /* the process that they run in */
     struct aeb_handler_task *first_running; /* those that have one, or NULL; borrowed */
     struct aeb_handler_task *first_queued;  /* those that wait for a permit, or NULL; strong */
     struct aeb_handler_task *last_queued;

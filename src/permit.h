@@ -22,13 +22,14 @@ aeb_permit_take(aeb_handler_task *delivery, PyObject *loop, bool exempt)
 void aeb_permit_give_back(aeb_bus *bus, aeb_handler_task *delivery);
 
 /* The same for one that may have neither.  Without a GIL another thread may be giving it a permit, and
- * only under the lock can be seen what it has. */
+ * only under the lock can be seen what it has; permits_pid tells of a limit that the bus has had. */
 static inline void
 aeb_permit_release(aeb_handler_task *delivery)
 {
     bool may_have = AEB_HAS_GIL
                         ? delivery->queued || delivery->permit != 0
-                        : delivery->bus != NULL && AEB_LOAD(delivery->bus->permits_pid) != 0;
+                        : delivery->bus != NULL && (delivery->bus->max_concurrency > 0 ||
+                                                    AEB_LOAD(delivery->bus->permits_pid) != 0);
     if (AEB_UNLIKELY(may_have)) {
         aeb_permit_give_back(delivery->bus, delivery);
     }
