@@ -2,8 +2,9 @@
  *
  * A delivery takes a permit before it is started and gives it back when it is over.  When none is
  * left it waits in a queue, and whoever gives a permit back hands it to the first one there: so
- * permits are taken in the order of arrival, and nobody overtakes.  The queue is a list through the
- * deliveries themselves, for any of them may leave it at any time.  It holds them strongly.
+ * permits are taken in the order of arrival, and nobody overtakes.  Handing out is one thread's business
+ * at a time, up to the last permit that there is, and who comes meanwhile joins the queue.  The queue is a
+ * list through the deliveries themselves, for any of them may leave it at any time.  It holds them strongly.
  *
  * An emission made inside a handler is exempt: its handlers take no permit.  If they did, a handler
  * that awaits them would hold the very permit that they wait for.
@@ -146,22 +147,30 @@ enqueue(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, PyObject *cont
     delivery->queued = true;
 }
 
+/* Whether there is no permit for one that comes now. */
+static bool
+others_come_first(const aeb_bus *bus)
+{
+    return bus->n_permits >= bus->max_concurrency || bus->first_queued != NULL || bus->handing_out;
+}
+
 int
 aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
 {
     aeb_bus *bus = (aeb_bus *)Py_NewRef((PyObject *)delivery->bus);
     PyObject *context = NULL;
-    bool full;
+    bool full, must_wait;
     int go_ahead = 0;
     AEB_LOCK(bus);
     own_permits_locked(bus);
-    full = bus->n_permits >= bus->max_concurrency || bus->handing_out;
+    full = bus->n_permits >= bus->max_concurrency;
+    must_wait = others_come_first(bus);
     AEB_UNLOCK();
     if (full) {
         end_stranded(bus, loop);
     }
-    if (full ||
-        !AEB_HAS_GIL) { /* without a GIL, it may be full by the time that is looked at again */
+    if (must_wait ||
+        !AEB_HAS_GIL) { /* without a GIL, it may have to by the time that is looked at again */
         /* What it will be started in: the emitter may have changed its variables by then. */
         context = PyContext_CopyCurrent();
         if (context == NULL) {
@@ -174,8 +183,7 @@ aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
     if (AEB_LOAD(delivery->status) != AEB_HANDLER_NEW) {
         go_ahead = 0;
     }
-    else if (bus->n_permits < bus->max_concurrency && !bus->handing_out) {
-        /* Then nobody is in the queue. */
+    else if (!others_come_first(bus)) {
         grant(bus, delivery);
         go_ahead = 1;
     }
@@ -229,8 +237,8 @@ start_soon(aeb_handler_task *delivery)
     return handle == NULL ? -1 : 0;
 }
 
-/* Gives the first delivery in the queue a permit, if there is one: a new reference.  NULL: there is none
- * to be had, and who was handing them out is no more. */
+/* Gives the first delivery in the queue a permit, if there is one.  A new reference, or NULL, and then
+ * this thread is the one to hand out no more. */
 static aeb_handler_task *
 grant_next(aeb_bus *bus)
 {
@@ -253,16 +261,16 @@ grant_next(aeb_bus *bus)
     return granted;
 }
 
-/* Hands out what permits there are, unless somebody is doing so already.  Never raises. */
+/* Hands out what permits there are, unless somebody does already.  Never raises. */
 static void
 start_next(aeb_bus *bus)
 {
-    bool mine;
+    bool others_do;
     AEB_LOCK(bus);
-    mine = !bus->handing_out;
+    others_do = bus->handing_out;
     bus->handing_out = true;
     AEB_UNLOCK();
-    if (!mine) {
+    if (others_do) {
         return;
     }
     PyObject *exc = aeb_take_exception();

@@ -211,3 +211,32 @@ async def test_what_is_queued_begins_when_the_limit_is_gone() -> None:
     release.set()
     assert await bus.drain(timeout=5) == []
     assert log == [1, 2, 3]
+
+
+async def test_nobody_overtakes_those_in_the_queue_while_permits_are_handed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bus = EventBus(max_concurrency=1)
+    loop, release = asyncio.get_running_loop(), asyncio.Event()
+    began: list[object] = []
+
+    async def handler(payload: object) -> None:
+        began.append(payload)
+        await release.wait()
+
+    bus.on("a", handler)
+    for number in (1, 2, 3):
+        bus.emit("a", number)
+    await turns()
+    bus.__init__(max_concurrency=10)  # type: ignore[misc]
+    call_soon, late = loop.call_soon, [4]
+
+    def emitting(*args: Any, **kwargs: Any) -> Any:
+        if late and getattr(args[0], "__name__", "") == "_start":
+            bus.emit("a", late.pop())
+        return call_soon(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "call_soon", emitting)
+    release.set()
+    assert await bus.drain(timeout=5) == []
+    assert (began, late) == ([1, 2, 3, 4], [])
