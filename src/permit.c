@@ -155,9 +155,8 @@ others_come_first(const aeb_bus *bus)
 }
 
 int
-aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
+aeb_permit_take_limited(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop)
 {
-    aeb_bus *bus = (aeb_bus *)Py_NewRef((PyObject *)delivery->bus);
     PyObject *context = NULL;
     bool full, must_wait;
     int go_ahead = 0;
@@ -174,7 +173,6 @@ aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
         /* What it will be started in: the emitter may have changed its variables by then. */
         context = PyContext_CopyCurrent();
         if (context == NULL) {
-            Py_DECREF(bus);
             return -1;
         }
     }
@@ -192,7 +190,6 @@ aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop)
     }
     AEB_UNLOCK();
     Py_XDECREF(context);
-    Py_DECREF(bus);
     return go_ahead;
 }
 

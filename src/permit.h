@@ -5,16 +5,17 @@
 #include "handler_task.h"
 
 /* Whether a delivery that has just been made may be started on `loop`.  1: go ahead; 0: it waits in
- * the queue of its bus and is started when its turn comes; -1 with an exception. */
-int aeb_permit_take_limited(aeb_handler_task *delivery, PyObject *loop);
+ * the queue of `bus`, which the caller holds, and is started when its turn comes, or it is over already;
+ * -1 with an exception. */
+int aeb_permit_take_limited(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop);
 
 /* The same; an `exempt` delivery goes ahead without a permit. */
 static inline int
-aeb_permit_take(aeb_handler_task *delivery, PyObject *loop, bool exempt)
+aeb_permit_take(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool exempt)
 {
-    return AEB_LIKELY(delivery->bus->max_concurrency == 0) || exempt
+    return AEB_LIKELY(bus->max_concurrency == 0) || exempt
                ? 1
-               : aeb_permit_take_limited(delivery, loop);
+               : aeb_permit_take_limited(bus, delivery, loop);
 }
 
 /* Gives back the permit of a delivery, or its place in the queue, and starts the next one.  Never

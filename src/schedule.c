@@ -145,7 +145,7 @@ schedule_delivery(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool
     if (add_pending(bus, delivery) < 0) {
         return aeb_handler_task_fail(delivery);
     }
-    int go_ahead = aeb_permit_take(delivery, loop, exempt);
+    int go_ahead = aeb_permit_take(bus, delivery, loop, exempt);
     if (go_ahead <= 0) {
         return go_ahead == 0 ? 0 : aeb_handler_task_fail(delivery);
     }

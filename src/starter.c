@@ -474,7 +474,7 @@ start_adopted(aeb_starter *starter, aeb_handler_task *delivery)
     starter->adopt(starter->owner, delivery);
     /* Who waits for a stream to have room must not hold a permit that its consumer may need. */
     bool exempt = starter->exempt || delivery->sub->listener;
-    int go_ahead = aeb_permit_take(delivery, starter->loop, exempt);
+    int go_ahead = aeb_permit_take(starter->bus, delivery, starter->loop, exempt);
     int status = go_ahead > 0    ? start_delivery(starter, delivery)
                  : go_ahead == 0 ? 0
                                  : aeb_handler_task_fail(delivery);
