@@ -256,12 +256,16 @@ int
 aeb_handler_task_fail(aeb_handler_task *self)
 {
     PyObject *result;
-    if (AEB_IS_OVER(self)) {
+    bool claimed, begins;
+    AEB_LOCK(self);
+    claimed = aeb_handler_task_claim_locked(self, &begins);
+    self->finished_early |= claimed; /* a task that was half made may still take a step */
+    AEB_UNLOCK();
+    if (!claimed) { /* it is over, or another thread is ending it or has begun it after all */
         return PyErr_ExceptionMatches(PyExc_Exception)
                    ? (PyErr_WriteUnraisable((PyObject *)self), 0)
                    : -1;
     }
-    self->finished_early = true; /* a task that was half made may still take a step */
     PySendResult status = aeb_handler_task_raised(self, &result);
     Py_XDECREF(result);
     if (status == PYGEN_ERROR && (self->ended_cancelled || self->failed)) {
