@@ -260,6 +260,78 @@ aeb_handler_task_start_eagerly(aeb_handler_task *self, PyObject *loop)
 
 /* ---- stopping them --------------------------------------------------------------------------- */
 
+/* Its task will not run to its end, and need not complain of that. */
+static void
+silence_task(aeb_handler_task *self)
+{
+    PyObject *task;
+    AEB_LOCK(self);
+    task = Py_XNewRef(self->task);
+    AEB_UNLOCK();
+    if (task != NULL &&
+        PyObject_SetAttr(task, self->state->str_log_destroy_pending, Py_False) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(task);
+}
+
+/* Ends a delivery, unless it is over, or *running.  0 or -1. */
+static int
+close_delivery(aeb_handler_task *self, bool *running)
+{
+    *running = false;
+    if (AEB_IS_OVER(self)) {
+        return 0;
+    }
+    /* Closing a handler closes the emission that it awaits, and that cancels further handlers. */
+    if (Py_EnterRecursiveCall(" while closing nested handlers")) {
+        return -1;
+    }
+    int status = 0;
+    bool claimed, begins;
+    PyObject *started = NULL;
+    AEB_LOCK(self);
+    claimed = aeb_handler_task_claim_locked(self, &begins);
+    if (claimed) {
+        started = Py_XNewRef(self->inner);
+        self->finished_early = self->ended_cancelled = true; /* should its task ever run again */
+    }
+    AEB_UNLOCK();
+    if (!claimed) {
+        Py_LeaveRecursiveCall();
+        *running = !AEB_IS_OVER(self);
+        return 0;
+    }
+    silence_task(self);
+    if (started != NULL && aeb_close_awaitable(self->state, started) < 0) {
+        status = aeb_report_failure(self->bus, self->sub, self->name, false);
+    }
+    else {
+        (void)AEB_ADD(self->bus->n_cancelled, !self->timed_out);
+        if (!self->cancel_requested) {
+            status = aeb_report_cancelled(self->bus, self->sub, self->name, false);
+        }
+    }
+    PyObject *fatal = status < 0 ? aeb_take_exception() : NULL;
+    (void)aeb_handler_task_settle(self, NULL);
+    Py_XDECREF(started);
+    Py_LeaveRecursiveCall();
+    aeb_restore_exception_steal(fatal);
+    return status;
+}
+
+int
+aeb_handler_task_close(aeb_handler_task *self)
+{
+    bool running;
+    int status = close_delivery(self, &running);
+    if (running) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return -1;
+    }
+    return status;
+}
+
 void
 aeb_handler_task_cancel(aeb_handler_task *self)
 {
@@ -298,7 +370,9 @@ done:
         if (PyErr_Occurred() && aeb_clear_ordinary_exception() < 0) {
             PyErr_WriteUnraisable(task);
         }
-        if (aeb_handler_task_close(self) < 0) {
+        bool running; /* begun in another thread meanwhile: start_task() sees to it */
+        int closed = task != NULL ? aeb_handler_task_close(self) : close_delivery(self, &running);
+        if (closed < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
         }
     }
@@ -308,67 +382,6 @@ done:
     Py_XDECREF(loop);
     Py_XDECREF(task);
     aeb_restore_exception_steal(exc);
-}
-
-/* Its task will not run to its end, and need not complain of that. */
-static void
-silence_task(aeb_handler_task *self)
-{
-    PyObject *task;
-    AEB_LOCK(self);
-    task = Py_XNewRef(self->task);
-    AEB_UNLOCK();
-    if (task != NULL &&
-        PyObject_SetAttr(task, self->state->str_log_destroy_pending, Py_False) < 0) {
-        PyErr_Clear();
-    }
-    Py_XDECREF(task);
-}
-
-int
-aeb_handler_task_close(aeb_handler_task *self)
-{
-    if (AEB_IS_OVER(self)) {
-        return 0;
-    }
-    /* Closing a handler closes the emission that it awaits, and that cancels further handlers. */
-    if (Py_EnterRecursiveCall(" while closing nested handlers")) {
-        return -1;
-    }
-    int status = 0;
-    bool claimed, begins;
-    PyObject *started = NULL;
-    AEB_LOCK(self);
-    claimed = aeb_handler_task_claim_locked(self, &begins);
-    if (claimed) {
-        started = Py_XNewRef(self->inner);
-        self->finished_early = self->ended_cancelled = true; /* should its task ever run again */
-    }
-    AEB_UNLOCK();
-    if (!claimed) {
-        Py_LeaveRecursiveCall();
-        if (AEB_IS_OVER(self)) {
-            return 0;
-        }
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return -1;
-    }
-    silence_task(self);
-    if (started != NULL && aeb_close_awaitable(self->state, started) < 0) {
-        status = aeb_report_failure(self->bus, self->sub, self->name, false);
-    }
-    else {
-        (void)AEB_ADD(self->bus->n_cancelled, !self->timed_out);
-        if (!self->cancel_requested) {
-            status = aeb_report_cancelled(self->bus, self->sub, self->name, false);
-        }
-    }
-    PyObject *fatal = status < 0 ? aeb_take_exception() : NULL;
-    (void)aeb_handler_task_settle(self, NULL);
-    Py_XDECREF(started);
-    Py_LeaveRecursiveCall();
-    aeb_restore_exception_steal(fatal);
-    return status;
 }
 
 void
