@@ -289,7 +289,12 @@ emission_begin(aeb_emission *self)
         return -1;
     }
     if (self->name != plan->name) {
-        Py_SETREF(self->name, Py_NewRef(plan->name));
+        PyObject *before;
+        AEB_LOCK(self); /* repr() shows it */
+        before = self->name;
+        self->name = Py_NewRef(plan->name);
+        AEB_UNLOCK();
+        Py_DECREF(before);
     }
     uint64_t seq = aeb_take_early_number(bus, plan);
     int status = 0;

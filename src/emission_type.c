@@ -212,8 +212,16 @@ static PyObject *
 emission_repr(aeb_emission *self)
 {
     static const char *const states[] = {"created", "running", "waiting", "done"};
-    return PyUnicode_FromFormat("<coroutine object EventBus.%s for event %R, %s>",
-                                method_name(self), self->name, states[self->status]);
+    PyObject *name;
+    emission_status status;
+    AEB_LOCK(self);
+    name = Py_NewRef(self->name);
+    status = self->status;
+    AEB_UNLOCK();
+    PyObject *text = PyUnicode_FromFormat("<coroutine object EventBus.%s for event %R, %s>",
+                                          method_name(self), name, states[status]);
+    Py_DECREF(name);
+    return text;
 }
 
 static PyObject *
