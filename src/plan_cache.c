@@ -285,6 +285,9 @@ aeb_registry_class_plan(aeb_bus *bus, PyTypeObject *type)
     if (listed == NULL) {
         return NULL;
     }
+    if (!AEB_HAS_GIL) { /* while this waits for the lock, the object may get another class */
+        Py_INCREF(type);
+    }
     aeb_plan *plan;
     AEB_LOCK(bus);
     plan = (aeb_plan *)PyDict_GetItemWithError(bus->class_plans, listed);
@@ -295,6 +298,9 @@ aeb_registry_class_plan(aeb_bus *bus, PyTypeObject *type)
         plan = make_class_plan_locked(bus, type, listed);
     }
     AEB_UNLOCK();
+    if (!AEB_HAS_GIL) {
+        Py_DECREF(type);
+    }
     Py_DECREF(listed);
     return plan;
 }
