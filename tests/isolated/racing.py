@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import math
+import sys
 import threading
 import time
 import traceback
@@ -20,6 +21,11 @@ from typing import Any, Callable
 from agent_event_bus import Event, EventBus, Subscription
 
 DEADLINE = 60.0  # seconds in which a round ends, however slow the machine is
+
+
+def lock_is_off() -> bool:
+    """Whether this Python runs without its lock."""
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Sent:
@@ -65,6 +71,7 @@ class Race:
         self.excused: tuple[str, ...] = ()  # what is in reports that are expected
         self.closed_at = 0  # when aclose() had returned
         self.stop = threading.Event()
+        self.threads = 0
         self.bound: float = options.get("max_concurrency", math.inf)
         self.running = 0  # async handlers
         self._local = threading.local()
@@ -149,6 +156,7 @@ class Race:
             except BaseException:
                 self.violation(traceback.format_exc())
 
+        self.threads = len(every)
         threads = [threading.Thread(target=body, args=(role,), daemon=True) for role in every]
         for thread in threads:
             thread.start()

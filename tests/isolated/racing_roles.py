@@ -8,7 +8,7 @@ import sysconfig
 from collections import deque
 from typing import Any
 
-from racing import DEADLINE, AsyncHandler, Handler, Once, Permanent, Race, Sent
+from racing import DEADLINE, AsyncHandler, Handler, Once, Permanent, Race, Sent, lock_is_off
 
 
 class Note(Sent):
@@ -117,8 +117,9 @@ def inspecting(race: Race) -> None:
         numbers = [event.seq for event in bus.history()]
         race.expect(numbers == sorted(numbers, reverse=True), f"history() has {numbers}")
         race.expect(len(set(numbers)) == len(numbers), f"history() has {numbers}")
-        if HAS_GIL:  # without it, an event is numbered and kept in two steps
-            race.expect(not numbers or numbers[0] >= emitted, "the history lags behind")
+        # Without the lock each thread may be between counting an event and recording it.
+        late = race.threads if lock_is_off() else 0
+        race.expect(not numbers or numbers[0] >= emitted - late, "the history lags behind")
         race.expect(bus.has_handlers("shared.a"), "has_handlers() was False")
         for name in NAMES:
             order = [
