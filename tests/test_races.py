@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 from helpers import run_isolated
 
-CASES = ["sync", "once", "loops", "weak", "closing", "deleting"]
+CASES = ["sync", "once", "loops", "weak", "closing", "deleting", "driving"]
 
 
 @pytest.mark.parametrize("case", CASES)

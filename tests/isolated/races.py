@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
 import gc
+import logging
 import random
 import sys
 import threading
@@ -126,7 +128,7 @@ def weak(options: argparse.Namespace) -> Race:
                 subscription = race.bus.subscribe("a", handler, weak=True, once=turn % 4 == 0)
             subscriptions.append(subscription)
             race.emit("a", f"a/{number}")
-            # Another thread may have it for once, and without the lock not have counted the call yet.
+            # Without the lock another thread may have it, for once, and not have counted the call.
             taken = subscription.once and lock_is_off()
             race.expect(subscription.calls > 0 or taken, "a handler that is there was not called")
             del guest, handler
@@ -304,6 +306,112 @@ def deleting(options: argparse.Namespace) -> Race:
     gc.collect()
     alive = sum(reference() is not None for reference in made)
     race.expect(alive == 0, f"{alive} of {len(made)} buses and handlers are left")
+    return race
+
+
+@case
+def driving(options: argparse.Namespace) -> Race:
+    """Threads drive one emission and one delivery at once, which others cancel, show and close."""
+    race = Race(options.operations)
+    bus, n_threads = race.bus, options.threads * 2
+    race.excused = (
+        "was cancelled",
+        "thrown in",
+        "timed out",
+        "loop is closed",
+        "already executing",
+    )
+    meeting = threading.Barrier(n_threads, timeout=DEADLINE)
+    began: list[object] = []  # lists, because appending loses nothing
+    ended: list[object] = []
+    called: list[object] = []
+    driven: list[Any] = []
+    expected = (StopIteration, RuntimeError, ValueError, ZeroDivisionError, AttributeError)
+    expected += (asyncio.CancelledError,)  # type: ignore[assignment]
+
+    class Name(str):
+        __slots__ = ()
+
+    async def handler(*args: object) -> None:
+        began.append(args)
+        try:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        finally:
+            ended.append(args)
+
+    def sync_handler(*args: object) -> None:
+        called.append(args)
+
+    def unraisable(args: Any) -> None:
+        race.violation(f"unraisable: {args.exc_value!r} in {args.object!r}")
+
+    sys.unraisablehook = unraisable
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # whose tasks find others at work
+    for key in ("a", "*", Note):
+        bus.subscribe(key, handler, timeout=0.001)
+        bus.subscribe(key, handler)
+        bus.subscribe(key, sync_handler)
+    deeds: list[Callable[[Any], object]] = [
+        lambda it: it.send(None),
+        lambda it: it.send(None),
+        lambda it: it.throw(ZeroDivisionError("thrown in")),
+        lambda it: it.throw(asyncio.CancelledError()),
+        lambda it: it.close(),
+        lambda it: getattr(it, "cancel", it.close)(),
+        repr,
+        lambda it: (it.__name__, it.cr_running),
+        lambda it: (bus.pending(), bus.stats(), bus.history()),
+        lambda it: bus.__init__(  # type: ignore[misc]
+            history=8, logger=race, max_concurrency=random.choice([None, 1, 2])
+        ),
+    ]
+
+    def next_one(turn: int) -> Any:
+        kind = turn % 4
+        if kind < 2:
+            return bus.emit_async(Name("a"), turn) if kind else bus.publish_async(Note("a", turn))
+        if kind == 2:
+            return bus.collect_async("a", turn)
+        bus.emit("a", turn)
+        return next(iter(bus._pending()), None)
+
+    def body(number: int) -> None:
+        async def main() -> None:
+            for turn in range(race.operations // 8):
+                if number == 0:
+                    driven[:] = [next_one(turn)]
+                meeting.wait()
+                for _ in range(4):
+                    race.tally.done += 1
+                    with contextlib.suppress(*expected):
+                        random.choice(deeds)(driven[0])
+                    await asyncio.sleep(0)
+                meeting.wait()
+                if number == 0:
+                    with contextlib.suppress(*expected):
+                        driven[0].close()
+                    driven.clear()
+                meeting.wait()
+
+        try:
+            asyncio.run(main())
+        except BaseException:
+            meeting.abort()
+            raise
+
+    try:
+        race.run(*(lambda number=number: body(number) for number in range(n_threads)))
+        asyncio.run(bus.aclose())
+    finally:
+        sys.unraisablehook = sys.__unraisablehook__
+    gc.collect()
+    race.expect(len(began) == len(ended), f"{len(began)} handlers began, and {len(ended)} ended")
+    stats = bus.stats()
+    race.expect(stats["pending"] == 0 and bus.pending() == [], "something is pending")
+    delivered = len(began) + len(called)
+    race.expect(stats["delivered"] == delivered, f"{stats['delivered']} delivered of {delivered}")
+    race.expect(len(called) == 2 * stats["emitted"], f"{len(called)} calls, {stats['emitted']}")
     return race
 
 
