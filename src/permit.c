@@ -16,9 +16,7 @@
  * gave it only.
  *
  * The queue, the permits, and the fields of deliveries that belong to them are guarded by the lock of
- * the bus.  It is not held while a loop is told to start one, so one thread at a time does that, and what
- * arrives meanwhile joins the queue: else a delivery could overtake another between its permit and its
- * start.
+ * the bus.
  */
 #include "permit.h"
 

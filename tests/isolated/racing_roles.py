@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sysconfig
 from collections import deque
 from typing import Any
 
@@ -23,7 +22,6 @@ class AsyncOnce(Once, AsyncHandler):
     """A coroutine function that is subscribed for once."""
 
 
-HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 NAMES = ["shared.a", "shared.b"]
 KEYS: list[Any] = ["shared.a", "shared.b", "shared.*", "*", "*.a", Note, object]
 
