@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 # To run pytest inside of tests, for the plugin that comes with the package.
 pytest_plugins = ["pytester"]
 
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what tests have counted and recorded as the property "figures"."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "figures":
+                terminalreporter.write_line(f"figures: {value}")
+
+
 if sys.version_info < (3, 12):
     # Where asyncio makes an event loop for whoever asks, the pytest plugin asks, and the loop is
     # lost unclosed in the next asyncio.run of a test. An explicit None prevents that.

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import weakref
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from helpers import run_isolated
@@ -91,7 +91,7 @@ def test_what_next_has_ended_keeps_neither_the_bus_nor_the_payload() -> None:
     assert [reference() for reference in references] == [None, None]
 
 
-def swept(mode: str) -> None:
+def swept(mode: str) -> str:
     output = run_isolated("no_memory_core.py", mode, timeout=1800)
     if output.startswith("skipped"):
         pytest.skip(output.strip())
@@ -105,12 +105,17 @@ def swept(mode: str) -> None:
     # How many depends on what the interpreter has in stock, but far more than these.
     assert sum(counts.values()) > 3000
     assert int(places.split()[0]) > 150
+    return f"{sum(counts.values())} allocations at {places} in the core failed, each by itself"
 
 
-def test_the_bus_works_on_when_any_allocation_of_the_core_has_failed() -> None:
-    swept("once")
+def test_the_bus_works_on_when_any_allocation_of_the_core_has_failed(
+    record_property: Callable[[str, object], None],
+) -> None:
+    record_property("figures", swept("once"))
 
 
 @pytest.mark.skipif(not LONG, reason="AEB_NO_MEMORY=long has all further allocations fail, too")
-def test_the_bus_works_on_when_all_allocations_of_the_core_have_failed() -> None:
-    swept("always")
+def test_the_bus_works_on_when_all_allocations_of_the_core_have_failed(
+    record_property: Callable[[str, object], None],
+) -> None:
+    record_property("figures", swept("always") + " and all that followed")

@@ -7,6 +7,8 @@ The long form is that script by itself, with as many seconds a case as there is 
 
 from __future__ import annotations
 
+from typing import Callable
+
 import pytest
 from helpers import run_isolated
 
@@ -14,10 +16,13 @@ CASES = ["sync", "once", "loops", "weak", "closing", "deleting", "driving"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_many_threads_do_at_once_adds_up(case: str) -> None:
+def test_what_many_threads_do_at_once_adds_up(
+    case: str, record_property: Callable[[str, object], None]
+) -> None:
     said = run_isolated("races.py", case, "--seconds", "1.5").splitlines()
     assert said[0].startswith(f"{case}: ")
     assert said[-1] == "ok"
+    record_property("figures", said[0])
 
 
 def test_every_case_of_the_script_is_run() -> None:

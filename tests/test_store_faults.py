@@ -28,13 +28,16 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and 
 
 
 class TestAProcessThatIsKilled:
-    def test_what_was_durable_is_there_once_and_in_order(self, tmp_path: Path) -> None:
+    def test_what_was_durable_is_there_once_and_in_order(
+        self, tmp_path: Path, record_property: Callable[[str, object], None]
+    ) -> None:
         said = run_isolated("store_kill.py", str(tmp_path), str(KILL_ROUNDS), timeout=3600)
         counts = json.loads(said)
         assert counts["rounds"] == KILL_ROUNDS
         assert counts["events"] > KILL_ROUNDS
         for way in ("each", "process", "batch", "async", "acks", "bus", "files"):
             assert counts[f"{way}: durable"] > 0, way
+        record_property("figures", f"{counts['rounds']} kills, {counts['events']} events")
 
 
 class TestAPowerFailure:
