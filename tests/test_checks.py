@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from helpers import run_isolated
 # The checkout, beside which no package of this name is installed.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from checks import leaks, memcheck, native, races
+from checks import leaks, long, memcheck, native, races
 
 SANITIZER = """
 =================================================================
@@ -119,3 +121,49 @@ def test_an_error_of_memcheck_counts_when_the_core_is_in_its_stack() -> None:
 
 def test_a_race_counts_when_no_python_code_is_between() -> None:
     assert [races.is_ours(report) for report in races.reports(RACE)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "result"),
+    [
+        (0, ["figures: 3 calls"], "passed"),
+        (1, ["figures: 3 calls"], "FAILED"),
+        (-9, ["figures: 3 calls"], "FAILED"),
+        (0, ["1 passed"], "FAILED"),  # it has not said what it did
+        (0, ["SKIPPED [1] no compiler", "1 skipped"], "skipped"),
+        (1, ["SKIPPED [1] no compiler", "1 failed"], "FAILED"),
+        (native.CANNOT_RUN, ["cannot run: no valgrind"], "skipped"),
+    ],
+)
+def test_a_long_form_has_passed_when_it_names_its_figures(
+    status: int, lines: list[str], result: str
+) -> None:
+    assert long.judge(status, lines, long.OF_A_TEST)[0] == result
+
+
+def test_a_long_form_is_run_with_its_settings_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AEB_HOSTILE", "1")
+    code = "import os; print(sorted(name for name in os.environ if name[:4] == 'AEB_')); exit(3)"
+    status, lines = long.run(f"AEB_KILL_ROUNDS=5 python -c {shlex.quote(code)}")
+    assert (status, lines) == (3, ["['AEB_KILL_ROUNDS']"])
+    assert capsys.readouterr().out == "['AEB_KILL_ROUNDS']\n"
+
+
+@pytest.mark.parametrize("check", long.CHECKS, ids=lambda check: check.name)
+def test_every_long_form_sets_what_is_read_and_runs_what_is_there(check: long.Check) -> None:
+    words = shlex.split(check.scaled(1))
+    script, *further = [
+        Path(word) if word[-3:] == ".py" else Path(*word.split(".")).with_suffix(".py")
+        for word in words
+        if word.startswith("checks.") or word[-3:] == ".py"
+    ]
+    text = "".join((native.ROOT / file).read_text(encoding="utf-8") for file in [script, *further])
+    for isolated in re.findall(r'run_isolated\(\s*"(\w+\.py)"', text):
+        text += (native.ISOLATED / isolated).read_text(encoding="utf-8")
+    for word in words:
+        name = word.partition("=")[0]
+        if name[:4] == "AEB_" or word[:2] == "--":
+            assert f'"{name}"' in text, word
+    assert check.scaled(1) == check.command or check.scaled(0.1) != check.scaled(1)
