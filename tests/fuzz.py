@@ -118,11 +118,12 @@ def fuzz_plainly(run: Callable[[bytes], set[Any]], options: Any) -> None:
     """Mutate inputs, and keep those that do what none has done before."""
     rng = random.Random(options.seed)
     pool, seen = [b""], set[Any]()
-    end = time.monotonic() + options.seconds
+    end, runs = time.monotonic() + options.seconds, 0
     for file in sorted(options.corpus.glob("*")):
         pool.append(file.read_bytes())
         seen |= run(pool[-1])
-    while time.monotonic() < end:
+    while time.monotonic() < end and runs != options.runs:
+        runs += 1
         data = mutated(rng.choice(pool), pool, rng)
         new = run(data) - seen
         if new:
@@ -143,11 +144,13 @@ def fuzz_with_atheris(options: Any, notes: Notes) -> None:
         [
             sys.argv[0],
             f"-max_total_time={max(1, round(options.seconds))}",
+            f"-runs={options.runs}",
             f"-max_len={LONGEST}",
             f"-seed={options.seed % 2**32 or 1}",
             f"-timeout={HANGS:.0f}",
             f"-artifact_prefix={options.found}{os.sep}fault-",
             "-verbosity=0",
+            "-print_funcs=0",  # looking up the name of each function that is new takes long
             "-rss_limit_mb=4096",
             str(options.found),
             str(options.corpus),
@@ -184,15 +187,22 @@ def built_for_atheris() -> bool:
     return core.exists() and b"__sanitizer_cov" in core.read_bytes()
 
 
-def environment() -> dict[str, str]:
-    """The environment of the worker."""
+def environment(replays: bool) -> dict[str, str]:
+    """The environment of the worker.
+
+    For each different stack that allocates the address sanitizer keeps a record for ever. Python
+    has no end of them, and soon looking for the record took most of the time. So when it looks for
+    inputs it notes one frame of each, which finds as much; when they are run again, it notes all.
+    """
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
     if built_for_atheris():
         import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         env["LD_PRELOAD"] = str(Path(atheris.path()) / "asan_with_fuzzer.so")
         env["PYTHONMALLOC"] = "malloc"  # Python's own would hide overruns
-        env.setdefault("ASAN_OPTIONS", "detect_leaks=0:allocator_may_return_null=1")
+        options = "detect_leaks=0:allocator_may_return_null=1"
+        options += "" if replays else ":malloc_context_size=1"
+        env.setdefault("ASAN_OPTIONS", options)
     return env
 
 
@@ -214,7 +224,7 @@ def supervise(options: Any, arguments: list[str]) -> int:
         command = [sys.executable, "-X", "faulthandler", __file__, "--notes", str(path)]
         command += ["--found", str(found), *arguments]
         began, notes = time.monotonic(), Notes(path)
-        worker = subprocess.Popen(command, env=environment())
+        worker = subprocess.Popen(command, env=environment(bool(options.files)))
         before, since, status = -1, began, None
         while status is None:
             try:
@@ -253,6 +263,7 @@ def main() -> int:
     add("files", nargs="*", type=Path, metavar="FILE", help="inputs to run again")
     add("--target", default="model", choices=["model"], help="what runs the inputs")
     add("--seconds", type=float, default=60.0, help="how long to look for new inputs")
+    add("--runs", type=int, default=-1, help="how many inputs to try at most")
     add("--engine", choices=["atheris", "plain"], help="atheris, if it is installed")
     add("--seed", type=int, help="of the choices; printed, and random unless it is given")
     add("--corpus", type=Path, help="inputs to begin with")
@@ -281,7 +292,7 @@ def main() -> int:
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1, 2**31)
     print(f"seed {options.seed}", flush=True)
-    given = ["target", "seconds", "engine", "seed", "corpus"]
+    given = ["target", "seconds", "runs", "engine", "seed", "corpus"]
     arguments = [f"--{name}={getattr(options, name)}" for name in given]
     return supervise(options, [*arguments, *map(str, options.files)])
 
