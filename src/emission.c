@@ -312,8 +312,8 @@ emission_begin(aeb_emission *self)
 
 /* Whether an error that ended the emission is the failure of a guard.  A nested RecursionError is
  * raised whoever it is from (see aeb_dispatch_enter()), unless it has been accounted for already. */
-static bool
-is_guards(const aeb_emission *self, PyObject *fatal)
+bool
+aeb_emission_is_guards(const aeb_emission *self, PyObject *fatal)
 {
     PyObject *cancelled_error = self->bus->state->cancelled_error;
     if (self->nested && !self->occasion.guard_failed &&
@@ -363,10 +363,10 @@ AEB_NOINLINE PySendResult
 finish_specially(aeb_emission *self, PyObject *fatal_steal, PyObject *thrown_steal)
 {
     PyObject *fatal = self->watch == NULL ? fatal_steal : end_watch(self, fatal_steal);
-    if (self->outcomes != NULL && fatal != NULL && is_guards(self, fatal)) {
+    if (self->outcomes != NULL && fatal != NULL && aeb_emission_is_guards(self, fatal)) {
         Py_CLEAR(fatal); /* it is among the outcomes */
     }
-    if (fatal != NULL && thrown_steal != NULL && is_guards(self, fatal)) {
+    if (fatal != NULL && thrown_steal != NULL && aeb_emission_is_guards(self, fatal)) {
         /* A cancellation that came while the others cleaned up must not be lost. */
         if (fatal != thrown_steal) {
             PyException_SetContext(thrown_steal, Py_NewRef(fatal));

@@ -48,6 +48,9 @@ PySendResult aeb_emission_step(aeb_emission *self, PyObject *value, PyObject **r
 /* The same, throwing an exception. */
 PySendResult aeb_emission_throw(aeb_emission *self, PyObject *exc, PyObject **result);
 
+/* Whether an error that ends it is the failure of a guard. */
+bool aeb_emission_is_guards(const aeb_emission *self, PyObject *fatal);
+
 /* Ends it: unfinished handlers are cancelled and not awaited.  0 or -1. */
 int aeb_emission_close(aeb_emission *self);
 

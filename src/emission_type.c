@@ -300,14 +300,23 @@ static void
 emission_finalize(PyObject *obj)
 {
     aeb_emission *self = (aeb_emission *)obj;
-    if (self->status != EMISSION_CREATED) {
+    PyObject *fatal = self->fatal;
+    if (self->status != EMISSION_CREATED && fatal == NULL) {
         return;
     }
     PyObject *exc = aeb_take_exception();
     self->status = EMISSION_DONE;
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                         "coroutine 'EventBus.%s' for event %R was never awaited",
-                         method_name(self), self->name) < 0) {
+    self->fatal = NULL;
+    if (fatal != NULL) { /* it was left while it waited for other handlers, to raise this then */
+        if (self->outcomes == NULL || !aeb_emission_is_guards(self, fatal)) {
+            aeb_restore_exception_steal(Py_NewRef(fatal));
+            PyErr_WriteUnraisable(obj);
+        }
+        Py_DECREF(fatal);
+    }
+    else if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                              "coroutine 'EventBus.%s' for event %R was never awaited",
+                              method_name(self), self->name) < 0) {
         PyErr_WriteUnraisable(obj);
     }
     aeb_restore_exception_steal(exc);

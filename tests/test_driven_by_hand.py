@@ -52,6 +52,35 @@ class TestSteps:
             next(bus.collect_async("a").__await__())
         assert [outcome.status for outcome in stop.value.value] == ["ok"]
 
+    @pytest.mark.parametrize("way", ["emit_async", "collect_async"])
+    async def test_an_interruption_of_one_that_is_dropped_half_way_is_not_lost(
+        self, bus: EventBus, unraisable: list[Any], way: str
+    ) -> None:
+        async def interrupts(payload: object) -> None:
+            raise KeyboardInterrupt
+
+        async def fails(payload: object) -> None:
+            raise ValueError
+
+        for name in ("a", "b"):
+            bus.on(name, waits)
+        bus.on("a", interrupts)
+        bus.on("b", fails, isolate=False)
+        emission = getattr(bus, way)("a")
+        emission.send(None)  # the other handler is cancelled, and this waits for it
+        del emission
+        assert await bus.drain(timeout=5) == []
+        gc.collect()
+        assert [type(error) for error in unraisable] == [KeyboardInterrupt]
+        unraisable.clear()
+        emission = getattr(bus, way)("b")  # so it is with a guard's error, unless it is collected
+        emission.send(None)
+        del emission
+        assert await bus.drain(timeout=5) == []
+        gc.collect()
+        expected = [ValueError] if way == "emit_async" else []
+        assert [type(error) for error in unraisable] == expected
+
     async def test_next_gives_the_future_that_is_waited_for(self, bus: EventBus) -> None:
         bus.on("a", waits)
         emission = bus.emit_async("a")
