@@ -1,4 +1,4 @@
-"""Put every deed of tests/hostile_parts.py into every actor, in each way to emit.
+"""Put every deed of tests/hostile_deeds.py into every actor, in each way to emit.
 
 Whatever it is that a stranger's method does: nothing crashes, an ordinary exception goes where the
 documentation says, an interruption is not lost, the other handlers run, the bus can be used
@@ -26,17 +26,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 sys.path.append(str(Path(__file__).parents[1]))
-from hostile_parts import (
-    ACTORS,
-    DEEDS,
-    FATES,
-    HARMLESS,
-    INTERRUPTIONS,
-    ORDINARY,
-    RUBBISH,
-    Scene,
-    deeds_of,
-)
+from hostile_actors import ACTORS, FATES
+from hostile_deeds import DEEDS, HARMLESS, INTERRUPTIONS, ORDINARY, RUBBISH, Scene
+from hostile_parts import deeds_of
 
 from agent_event_bus import EventBus, EventSchemaError
 
