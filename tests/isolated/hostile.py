@@ -287,7 +287,7 @@ def check_fates(
     if "any" in wanted or scene.operation is not None:
         assert fates or "never" in wanted, "it was lost"
     else:
-        assert fates <= wanted | ({"task"} if deed == "Interruption" else set()), (fates, wanted)
+        assert fates <= wanted | ({"task"} if deed in INTERRUPTIONS else set()), (fates, wanted)
         assert fates or "never" in wanted, "it was lost"
     if "logged" in fates and deed in ORDINARY:
         assert scene.fates.count("on_error") >= 1, scene.fates
