@@ -100,7 +100,7 @@ static inline bool
 concerns_owner(const aeb_handler_task *self)
 {
     return AEB_UNLIKELY(self->outcome != NULL || self->sub->guard) &&
-           (self->outcome != NULL || (self->owner != NULL && !self->cancel_requested));
+           (self->outcome != NULL || (self->owner != NULL && !AEB_LOAD(self->cancel_requested)));
 }
 
 /* Tells the owner how the delivery ended, with `exc`, which is accounted for: by its outcome, or by
@@ -108,7 +108,7 @@ concerns_owner(const aeb_handler_task *self)
 static void
 tell_owner(aeb_handler_task *self, aeb_ending ending, PyObject *exc)
 {
-    bool guard = self->sub->guard && self->owner != NULL && !self->cancel_requested;
+    bool guard = self->sub->guard && self->owner != NULL && !AEB_LOAD(self->cancel_requested);
     bool collected = self->outcome != NULL;
     aeb_bus *bus = (aeb_bus *)Py_NewRef((PyObject *)self->bus);
     if (collected) {
@@ -226,7 +226,7 @@ aeb_handler_task_raised(aeb_handler_task *self, PyObject **result)
         }
         else {
             (void)AEB_ADD(bus->n_cancelled, 1);
-            if (!self->cancel_requested) {
+            if (!AEB_LOAD(self->cancel_requested)) {
                 status = aeb_report_cancelled(bus, self->sub, self->name, self->nested);
             }
         }

@@ -228,9 +228,10 @@ start_task(aeb_handler_task *self, PyObject *loop, bool eager)
     }
     bool cancel = false;
     AEB_LOCK(self);
-    if (self->status != AEB_HANDLER_DONE) {
+    if (AEB_LOAD(self->status) != AEB_HANDLER_DONE) {
         self->task = Py_NewRef(task);
-        cancel = self->cancel_requested; /* during its first step, which an eager task took */
+        /* During its first step, which an eager task took. */
+        cancel = AEB_LOAD(self->cancel_requested);
     }
     AEB_UNLOCK();
     if (cancel) {
@@ -308,7 +309,7 @@ close_delivery(aeb_handler_task *self, bool *running)
     }
     else {
         (void)AEB_ADD(self->bus->n_cancelled, !self->timed_out);
-        if (!self->cancel_requested) {
+        if (!AEB_LOAD(self->cancel_requested)) {
             status = aeb_report_cancelled(self->bus, self->sub, self->name, false);
         }
     }
@@ -338,13 +339,15 @@ aeb_handler_task_cancel(aeb_handler_task *self)
     PyObject *task = NULL, *loop = NULL;
     bool now;
     AEB_LOCK(self);
-    now = self->status != AEB_HANDLER_DONE &&
-          (self->status != AEB_HANDLER_RUNNING || self->task != NULL);
+    now = AEB_LOAD(self->status) != AEB_HANDLER_DONE &&
+          (AEB_LOAD(self->status) != AEB_HANDLER_RUNNING || self->task != NULL);
     if (now) {
         task = Py_XNewRef(self->task);
         loop = Py_XNewRef(self->loop);
     }
-    self->cancel_requested |= self->status != AEB_HANDLER_DONE; /* else start_task() sees to it */
+    if (AEB_LOAD(self->status) != AEB_HANDLER_DONE) {
+        AEB_STORE(self->cancel_requested, true); /* if not now, start_task() sees to it */
+    }
     AEB_UNLOCK();
     if (!now) {
         return;

@@ -76,7 +76,7 @@ aeb_handler_task_release(aeb_handler_task *self_steal)
 {
     aeb_handler_task *self = self_steal;
     aeb_state *state = self->state;
-    if (!AEB_HAS_GIL || Py_REFCNT(self) != 1 || self->status != AEB_HANDLER_DONE ||
+    if (!AEB_HAS_GIL || Py_REFCNT(self) != 1 || AEB_LOAD(self->status) != AEB_HANDLER_DONE ||
         self->weakrefs != NULL || self->live || PyObject_GC_IsFinalized((PyObject *)self) ||
         state->n_free_deliveries >= AEB_MAX_FREE || Py_TYPE(self) != state->handler_task_type) {
         Py_DECREF(self);
@@ -325,8 +325,8 @@ aeb_handler_task_send(aeb_handler_task *self, PyObject *value, PyObject **result
     bool begins = false, claimed = false, misused;
     PyObject *yielded = NULL;
     AEB_LOCK(self);
-    misused = self->status == AEB_HANDLER_NEW && value != Py_None;
-    if (self->status == AEB_HANDLER_SUSPENDED) {
+    misused = AEB_LOAD(self->status) == AEB_HANDLER_NEW && value != Py_None;
+    if (AEB_LOAD(self->status) == AEB_HANDLER_SUSPENDED) {
         yielded = self->yielded;
         self->yielded = NULL;
     }
@@ -396,7 +396,7 @@ aeb_handler_task_throw(aeb_handler_task *self, PyObject *exc, PyObject **result)
             return PYGEN_NEXT;
         }
         Py_DECREF(yielded);
-        if (self->status == AEB_HANDLER_DONE) { /* the future's own code has closed it */
+        if (AEB_LOAD(self->status) == AEB_HANDLER_DONE) { /* the future's own code has closed it */
             return handler_after_end(self, result);
         }
     }

@@ -45,13 +45,13 @@ typedef struct aeb_handler_task {
     uint64_t took;  /* nanoseconds: what its handler took before it was a delivery, then in all */
     Py_ssize_t depth; /* of handlers awaiting emissions of handlers, from 1 */
     AEB_SHARED aeb_handler_status status;
-    bool nested;           /* see aeb_dispatch_enter() */
-    bool lazy;             /* its task is one of lazy_task.c */
-    bool untracked;        /* need not be in its handler's context: see handler_start.c */
-    bool live;             /* counted in state->n_live */
-    bool called;           /* its handler has been called by this object */
-    bool cancel_requested; /* by the bus itself, so it is no news */
-    bool finished_early;   /* in the early first step; the task has yet to learn it */
+    bool nested;    /* see aeb_dispatch_enter() */
+    bool lazy;      /* its task is one of lazy_task.c */
+    bool untracked; /* need not be in its handler's context: see handler_start.c */
+    bool live;      /* counted in state->n_live */
+    bool called;    /* its handler has been called by this object */
+    AEB_SHARED bool cancel_requested; /* by the bus itself, so it is no news */
+    bool finished_early;              /* in the early first step; the task has yet to learn it */
     bool ended_cancelled;
     bool failed;    /* the handler raised, and that has been reported */
     bool timed_out; /* its task was cancelled by its timeout */

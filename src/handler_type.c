@@ -58,7 +58,7 @@ handler_cancel(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
     bool requested;
     AEB_LOCK(self);
-    requested = self->cancel_requested;
+    requested = AEB_LOAD(self->cancel_requested);
     AEB_UNLOCK();
     if (!requested) { /* once is enough: it may be cleaning up */
         aeb_handler_task_cancel(self);
@@ -84,7 +84,7 @@ handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
     bool startable;
     AEB_LOCK(self);
-    startable = self->status == AEB_HANDLER_NEW && self->task == NULL;
+    startable = AEB_LOAD(self->status) == AEB_HANDLER_NEW && self->task == NULL;
     AEB_UNLOCK();
     if (startable && aeb_starter_start_alone(self) < 0) {
         return NULL;
@@ -212,7 +212,7 @@ handler_finalize(PyObject *obj)
 {
     aeb_handler_task *self = (aeb_handler_task *)obj;
     aeb_permit_release(self); /* its loop has gone, and nobody else will */
-    if (self->status != AEB_HANDLER_NEW || self->awaitable == NULL) {
+    if (AEB_LOAD(self->status) != AEB_HANDLER_NEW || self->awaitable == NULL) {
         return;
     }
     (void)aeb_handler_task_settle(self, NULL);

@@ -87,7 +87,8 @@ aeb_timeout_expire(aeb_handler_task *self)
     AEB_LOCK(self);
     timer = self->timer;
     self->timer = NULL;
-    if (self->status == AEB_HANDLER_SUSPENDED && !self->cancel_requested && self->task != NULL) {
+    if (AEB_LOAD(self->status) == AEB_HANDLER_SUSPENDED && !AEB_LOAD(self->cancel_requested) &&
+        self->task != NULL) {
         self->timed_out = true;
         (void)AEB_ADD(self->bus->n_timed_out, 1);
         task = Py_NewRef(self->task);
