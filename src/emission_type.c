@@ -187,10 +187,21 @@ emission_close(aeb_emission *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* For those who do not have it for themselves: another thread may be driving it. */
+static emission_status
+status_of(aeb_emission *self)
+{
+    emission_status status;
+    AEB_LOCK(self);
+    status = self->status;
+    AEB_UNLOCK();
+    return status;
+}
+
 static PyObject *
 emission_await(aeb_emission *self)
 {
-    switch (self->status) {
+    switch (status_of(self)) {
     case EMISSION_CREATED:
         return Py_NewRef((PyObject *)self);
     case EMISSION_DONE:
@@ -233,7 +244,7 @@ emission_get_name(aeb_emission *self, void *prefix)
 static PyObject *
 emission_get_running(aeb_emission *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->status == EMISSION_STARTING);
+    return PyBool_FromLong(status_of(self) == EMISSION_STARTING);
 }
 
 static PyMethodDef emission_methods[] = {
