@@ -77,10 +77,11 @@ typedef struct aeb_bus {
     double handler_timeout; /* seconds, for subscriptions without their own; 0: none */
 
     /* permit.c */
-    Py_ssize_t max_concurrency;             /* async handlers that may run at once; 0: any number */
-    Py_ssize_t n_permits;                   /* how many are running */
-    AEB_SHARED long permits_pid;            /* the process that they run in */
-    bool handing_out;                       /* somebody starts those that wait for one, in order */
+    Py_ssize_t max_concurrency;  /* async handlers that may run at once; 0: any number */
+    Py_ssize_t n_permits;        /* how many are running */
+    AEB_SHARED long permits_pid; /* the process that they run in */
+    Py_ssize_t n_starting;       /* those that were queued, and whose loop has yet to start them */
+    bool handing_out;            /* somebody starts those that wait for one, in order */
     struct aeb_handler_task *first_running; /* those that have one, or NULL; borrowed */
     struct aeb_handler_task *first_queued;  /* those that wait for a permit, or NULL; strong */
     struct aeb_handler_task *last_queued;

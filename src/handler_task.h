@@ -56,6 +56,7 @@ typedef struct aeb_handler_task {
     bool failed;    /* the handler raised, and that has been reported */
     bool timed_out; /* its task was cancelled by its timeout */
     bool queued;    /* in the queue of permit.c */
+    bool starting;  /* it was, and has a permit now, and its loop is to start it */
     /* Its neighbours there, or among those that have a permit. */
     struct aeb_handler_task *queue_before, *queue_after; /* borrowed, or NULL */
     long permit;       /* the process in which it has a permit of its bus; 0: none */

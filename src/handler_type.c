@@ -83,9 +83,15 @@ static PyObject *
 handler_start(aeb_handler_task *self, PyObject *Py_UNUSED(ignored))
 {
     bool startable;
+    PyObject *bus; /* none once it is over */
     AEB_LOCK(self);
     startable = AEB_LOAD(self->status) == AEB_HANDLER_NEW && self->task == NULL;
+    bus = Py_XNewRef((PyObject *)self->bus);
     AEB_UNLOCK();
+    if (bus != NULL) {
+        aeb_permit_begins((aeb_bus *)bus, self);
+        Py_DECREF(bus);
+    }
     if (startable && aeb_starter_start_alone(self) < 0) {
         return NULL;
     }

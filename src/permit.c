@@ -3,7 +3,8 @@
  * A delivery takes a permit before it is started and gives it back when it is over.  When none is
  * left it waits in a queue, and whoever gives a permit back hands it to the first one there: so
  * permits are taken in the order of arrival, and nobody overtakes.  Handing out is one thread's business
- * at a time, up to the last permit that there is, and who comes meanwhile joins the queue.  The queue is a
+ * at a time, up to the last permit that there is, and who comes meanwhile joins the queue; also who comes
+ * before the loop has started those that it was asked to, which it does in a later turn.  The queue is a
  * list through the deliveries themselves, for any of them may leave it at any time.  It holds them strongly.
  *
  * An emission made inside a handler is exempt: its handlers take no permit.  If they did, a handler
@@ -46,10 +47,21 @@ grant(aeb_bus *bus, aeb_handler_task *delivery)
     bus->first_running = delivery;
 }
 
+/* A delivery that has a permit is not about to be started any more, if it was. */
+static void
+forget_starting(aeb_bus *bus, aeb_handler_task *delivery)
+{
+    if (delivery->starting && delivery->permit == bus->permits_pid) {
+        bus->n_starting--;
+    }
+    delivery->starting = false;
+}
+
 /* Takes back the permit of a delivery, if it has one of this process. */
 static void
 take_back(aeb_bus *bus, aeb_handler_task *delivery)
 {
+    forget_starting(bus, delivery);
     if (delivery->permit != 0 && delivery->permit == bus->permits_pid) {
         aeb_handler_task *before = delivery->queue_before, *after = delivery->queue_after;
         bus->n_permits--;
@@ -72,6 +84,7 @@ own_permits_locked(aeb_bus *bus)
     }
     AEB_STORE(bus->permits_pid, pid);
     bus->n_permits = 0;
+    bus->n_starting = 0;
     bus->handing_out = false;
     bus->first_running = NULL;
     while (bus->first_queued != NULL) {
@@ -149,14 +162,17 @@ enqueue(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, PyObject *cont
 static bool
 others_come_first(const aeb_bus *bus)
 {
-    return bus->n_permits >= bus->max_concurrency || bus->first_queued != NULL || bus->handing_out;
+    return bus->n_permits >= bus->max_concurrency || bus->first_queued != NULL ||
+           bus->handing_out || bus->n_starting > 0;
 }
+
+static void start_next(aeb_bus *bus);
 
 int
 aeb_permit_take_limited(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop)
 {
     PyObject *context = NULL;
-    bool full, must_wait;
+    bool full, must_wait, hand_out = false;
     int go_ahead = 0;
     AEB_LOCK(bus);
     own_permits_locked(bus);
@@ -185,8 +201,12 @@ aeb_permit_take_limited(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop
     }
     else {
         enqueue(bus, delivery, loop, context);
+        hand_out = bus->n_permits < bus->max_concurrency;
     }
     AEB_UNLOCK();
+    if (hand_out) {
+        start_next(bus);
+    }
     Py_XDECREF(context);
     return go_ahead;
 }
@@ -249,6 +269,8 @@ grant_next(aeb_bus *bus)
             continue;
         }
         grant(bus, delivery);
+        delivery->starting = true;
+        bus->n_starting++;
         granted = delivery;
     }
     bus->handing_out = granted != NULL;
@@ -285,6 +307,14 @@ start_next(aeb_bus *bus)
         Py_DECREF(delivery);
     }
     aeb_restore_exception_steal(exc);
+}
+
+void
+aeb_permit_begins(aeb_bus *bus, aeb_handler_task *delivery)
+{
+    AEB_LOCK(bus);
+    forget_starting(bus, delivery);
+    AEB_UNLOCK();
 }
 
 void

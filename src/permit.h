@@ -18,6 +18,9 @@ aeb_permit_take(aeb_bus *bus, aeb_handler_task *delivery, PyObject *loop, bool e
                : aeb_permit_take_limited(bus, delivery, loop);
 }
 
+/* Its loop is about to start a delivery of this bus, which may have waited for a permit. */
+void aeb_permit_begins(aeb_bus *bus, aeb_handler_task *delivery);
+
 /* Gives back the permit of a delivery, or its place in the queue, and starts the next one.  Never
  * raises; a pending exception stays. */
 void aeb_permit_give_back(aeb_bus *bus, aeb_handler_task *delivery);

@@ -84,6 +84,44 @@ class TestTheBound:
         assert meter.peak == 2
         assert meter.log == list(range(8))
 
+    @pytest.mark.parametrize("way", ["emit_async", "emit", "emit_threadsafe"])
+    async def test_who_comes_before_a_queued_handler_has_begun_does_not_overtake_it(
+        self, way: str
+    ) -> None:
+        bus = EventBus(max_concurrency=2, loop=asyncio.get_running_loop())
+        gates = [asyncio.Event() for _ in range(4)]
+        log: list[int] = []
+
+        @bus.on("a")
+        async def handler(number: int) -> None:
+            log.append(number)
+            await gates[number].wait()
+
+        tasks: list[asyncio.Future[int]] = []
+
+        def emit(number: int) -> None:
+            if way == "emit_async":
+                tasks.append(asyncio.ensure_future(bus.emit_async("a", number)))
+            elif way == "emit":
+                bus.emit("a", number)
+            else:
+                tasks.append(asyncio.wrap_future(bus.emit_threadsafe("a", number)))
+
+        for number in range(3):
+            emit(number)
+        await turns(4)
+        assert log == [0, 1]
+        # In the turn in which both end there are two permits, and one handler that waits for them.
+        gates[0].set()
+        gates[1].set()
+        emit(3)
+        await turns(6)
+        assert log == [0, 1, 2, 3]
+        for gate in gates:
+            gate.set()
+        await soon(asyncio.gather(*tasks))
+        assert await soon(bus.drain()) == []
+
     async def test_nor_of_what_emit_has_scheduled(self) -> None:
         bus = EventBus(max_concurrency=2)
         meter = Meter()
