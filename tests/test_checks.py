@@ -167,3 +167,11 @@ def test_every_long_form_sets_what_is_read_and_runs_what_is_there(check: long.Ch
         if name[:4] == "AEB_" or word[:2] == "--":
             assert f'"{name}"' in text, word
     assert check.scaled(1) == check.command or check.scaled(0.1) != check.scaled(1)
+
+
+def test_the_page_about_reliability_has_the_command_of_every_long_form() -> None:
+    page = (native.ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    (commands,) = [
+        block for block in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if "fuzz" in block
+    ]
+    assert commands.splitlines() == [check.scaled(1) for check in long.CHECKS]
