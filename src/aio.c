@@ -32,12 +32,16 @@ aeb_aio_forget(aeb_state *state)
     Py_CLEAR(state->current_task);
     aeb_task_forget(state);
     Py_CLEAR(state->task_class);
+    Py_CLEAR(state->run_to_completion); /* its globals hold asyncio */
 }
 
 /* Before 3.12 asyncio's C module has static variables, which are reset when it is freed at the end
  * of an interpreter.  They refer to our coroutine types and so to our state; if that referred back
- * to asyncio until then, the next interpreter would inherit functions of a dead one. */
-#if PY_VERSION_HEX < 0x030C0000
+ * to asyncio until then, the next interpreter would inherit functions of a dead one.  In 3.12 and
+ * 3.13 that module is not freed once a task has waited for a future, and neither is what its state
+ * refers to: our types, our state, and with asyncio all modules of the interpreter.  (Without a GIL
+ * daemon threads go on using what would be let go of.) */
+#if PY_VERSION_HEX < 0x030E0000 && AEB_HAS_GIL
 static int
 forget_at_exit(void)
 {
