@@ -34,7 +34,7 @@ def test_importing_and_using_the_sync_part_does_not_import_asyncio() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["one_after_another", "with_async_handlers", "at_once", "left_running"]
+    "case", ["one_after_another", "with_async_handlers", "at_once", "left_running", "observing"]
 )
 def test_every_subinterpreter_has_a_bus_of_its_own(case: str) -> None:
     said = run_isolated("subinterpreters.py", case).strip()
