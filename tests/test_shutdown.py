@@ -17,6 +17,8 @@ from helpers import run_isolated
         ("never_awaited", "end"),
         ("failing_handler", "end"),
         ("pending_task", "end"),
+        ("emission_in_cycle", "deleted"),
+        ("modules_cleared", "deleted"),
         ("subscription_outlives_bus", "end"),
     ],
 )

@@ -112,6 +112,29 @@ def subscription_outlives_bus() -> None:
     say("end")
 
 
+def emission_in_cycle() -> None:
+    """An emission begun and left, in a cycle with what emits, collected at the end."""
+    target = EventBus()
+    target.on("deleted", lambda payload: None)
+    target.on("fails", fails)
+    emits = Emits(target)
+
+    @target.on("a")
+    async def waits(payload: object) -> None:
+        await asyncio.sleep(0)
+
+    vars(emits)["emission"] = target.emit_async("a", emits)
+
+
+def modules_cleared() -> None:
+    """The bus is used once more when no module can be found any more."""
+    emits = Emits(EventBus())
+    emits.target.on("deleted", lambda payload: None)
+    emits.target.on("fails", fails)
+    sys.modules.clear()
+    del emits
+
+
 CASES: dict[str, Callable[[], None]] = {
     "atexit": at_exit,
     "module_global": module_global,
@@ -119,6 +142,8 @@ CASES: dict[str, Callable[[], None]] = {
     "never_awaited": never_awaited,
     "failing_handler": failing_handler,
     "pending_task": pending_task,
+    "emission_in_cycle": emission_in_cycle,
+    "modules_cleared": modules_cleared,
     "subscription_outlives_bus": subscription_outlives_bus,
 }
 CASES[sys.argv[1]]()
