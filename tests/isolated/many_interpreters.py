@@ -218,7 +218,8 @@ def side_by_side(way: str, seconds: str) -> None:
             return
     script = WITHOUT["async"] if way == "without" else USING[way]
     until = time.monotonic() + float(seconds)
-    lives, failures = [0] * 4, []
+    lives = [0] * 4
+    failures: list[str] = []
 
     def work(number: int) -> None:
         while time.monotonic() < until and not failures:
