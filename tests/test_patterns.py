@@ -372,3 +372,28 @@ def test_many_handlers_of_every_event_do_not_multiply_with_the_names(bus: EventB
         tracemalloc.stop()
     # A plan of each of these names would take 32 MB.
     assert used < 4 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("qdleok", "ckpesz"), ("jznlzt", "tyeqwf"), ("flicr", "ainklm")]
+)
+@pytest.mark.parametrize("end", ["a", "ключ"])
+def test_words_that_look_alike_to_the_index_are_told_apart(one: str, other: str, end: str) -> None:
+    def fnv1a(word: str) -> int:
+        result = 2166136261
+        for character in word:
+            result = (result ^ ord(character)) * 16777619 % 2**32
+        return result
+
+    assert fnv1a(one) == fnv1a(other)
+    bus = EventBus()
+    got: list[object] = []
+    bus.on(f"{one}.*", note(got, one))
+    assert bus.emit(f"{other}.{end}") == 0
+    handler = note(got, other)
+    bus.on(f"{other}.*", handler)
+    assert bus.emit(f"{other}.{end}") == bus.emit(f"{one}.{end}") == 1
+    assert got == [other, one]
+    assert bus.off(f"{other}.*", handler) == 1
+    assert bus.emit(f"{other}.{end}") == 0
+    assert bus.emit(f"{one}.{end}") == 1
