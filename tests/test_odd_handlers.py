@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import sys
@@ -99,6 +100,176 @@ class TestTasksOfHandlers:
         del outcome
         gc.collect()
         assert delivery() is over() is collected() is None
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is left to sys.unraisablehook."""
+    seen: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda hook: seen.append(repr(hook.exc_value)))
+    return seen
+
+
+class TestInterruptions:
+    """Of what the bus calls beside handlers, by an error that must not be isolated."""
+
+    @pytest.fixture
+    def slow(self) -> EventBus:
+        class Logger:
+            def error(self, *args: object, **options: object) -> None: ...
+
+            def warning(self, *args: object, **options: object) -> None:
+                raise KeyboardInterrupt("warning")
+
+        logger: Any = Logger()
+        return EventBus(slow_after=1e-9, logger=logger)
+
+    def test_the_log_of_a_slow_emission(self, slow: EventBus) -> None:
+        got: list[object] = []
+        slow.on("a", got.append)
+        with pytest.raises(KeyboardInterrupt, match="warning"):
+            slow.emit("a", 1)
+        with pytest.raises(KeyboardInterrupt, match="warning"):
+            slow.emitter("a")(2)
+        with pytest.raises(KeyboardInterrupt, match="warning"):
+            slow.collect("a", 3)
+        emission: Any = slow.emit_async("a", 4)
+        with pytest.raises(KeyboardInterrupt, match="warning"):
+            emission.send(None)
+        assert got == [1, 2, 3, 4]
+
+    def test_the_log_of_a_slow_emission_that_has_been_interrupted(
+        self, slow: EventBus, unraisable: list[str]
+    ) -> None:
+
+        async def exits(payload: object) -> None:
+            raise SystemExit("handler")
+
+        slow.on("a", exits)
+
+        async def main() -> None:
+            emission: Any = slow.emit_async("a")
+            with pytest.raises(SystemExit, match="handler"):
+                emission.send(None)
+
+        asyncio.run(main())
+        assert unraisable == ["KeyboardInterrupt('warning')"]
+
+    def test_the_callback_of_a_timeout_that_a_handler_has_swallowed(self) -> None:
+        def interrupts(*args: object) -> None:
+            raise KeyboardInterrupt("on_error")
+
+        async def swallows(payload: object) -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+        bus = EventBus(on_error=interrupts)
+        bus.subscribe("a", swallows, timeout=0.001)
+
+        async def main() -> None:
+            await bus.emit_async("a")
+
+        with pytest.raises(KeyboardInterrupt, match="on_error"):
+            asyncio.run(main())
+
+    def test_closing_what_a_handler_that_is_dropped_has_returned(
+        self, unraisable: list[str]
+    ) -> None:
+
+        class Late:
+            def __await__(self) -> Any:
+                yield
+
+            def close(self) -> None:
+                raise KeyboardInterrupt("close")
+
+        bus = EventBus(max_pending=1)
+        bus.on("a", suspends)
+        bus.on("b", lambda payload: Late())
+
+        async def main() -> None:
+            bus.emit("a")
+            bus.emit("b")
+            assert bus.stats()["dropped"] == 1
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await soon(bus.drain())
+
+        asyncio.run(main())
+        assert unraisable == ["KeyboardInterrupt('close')"]
+
+    def test_an_interruption_of_a_handler_whose_loop_is_gone_is_unraisable(
+        self, bus: EventBus, unraisable: list[str]
+    ) -> None:
+        emissions: list[Any] = []
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            try:
+                await asyncio.sleep(3600)
+            except GeneratorExit:
+                raise KeyboardInterrupt("closing") from None
+
+        async def main() -> None:
+            emissions.append(bus.emit_async("a"))
+            emissions[0].send(None)
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+        emissions[0].close()
+        assert unraisable == ["KeyboardInterrupt('closing')"]
+
+    def test_a_condition_that_fails_is_no_match_for_what_is_dropped(self, records: Records) -> None:
+        bus = EventBus(max_pending=1)
+        asked: list[object] = []
+
+        def condition(payload: object) -> bool:
+            asked.append(payload)
+            if payload == "interrupt":
+                raise KeyboardInterrupt
+            if payload == "fail":
+                raise ValueError("no answer")
+            return True
+
+        bus.subscribe("a", suspends, where=condition)
+
+        async def main() -> None:
+            bus.emit("a", 1)
+            bus.emit("a", "fail")
+            assert bus.stats()["dropped"] == 0
+            with pytest.raises(KeyboardInterrupt):
+                bus.emit("a", "interrupt")
+            assert bus.emit("a", 2) == 0
+            assert bus.stats()["dropped"] == 1
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await soon(bus.drain())
+
+        asyncio.run(main())
+        assert asked == [1, "fail", "interrupt", 2]
+
+
+async def test_a_marked_function_may_look_at_its_task_before_it_returns_a_coroutine(
+    bus: EventBus,
+) -> None:
+    seen: list[object] = []
+
+    async def rest() -> None:
+        seen.append(asyncio.current_task())
+
+    def handler(payload: object) -> Any:
+        task: Any = asyncio.current_task()
+        seen.append(task)
+        seen.append(task.get_coro() is not None)
+        return rest()
+
+    marked: Any = handler
+    marked._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", True)
+    bus.on("a", marked)
+    assert await bus.emit_async("a") == 1
+    assert seen[1] is True
+    assert seen[0] is seen[2]
 
 
 class TestNames:

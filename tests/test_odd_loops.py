@@ -192,6 +192,85 @@ class TestEmitting:
         bus.on("a", suspends)
         loop.run_until_complete(main())
 
+    def test_a_future_that_is_none_is_an_error_of_the_emission(
+        self, bus: EventBus, loop: OddLoop
+    ) -> None:
+        async def main() -> None:
+            emission = bus.emit_async("a")
+            futures: list[object] = [object(), asyncio.Future[None](loop=loop)]
+            loop.instead["create_future"] = lambda: futures.pop()
+            with pytest.raises(AttributeError, match="_asyncio_future_blocking"):
+                await emission
+            loop.instead.clear()
+            await turns()
+
+        bus.on("a", suspends)
+        loop.run_until_complete(main())
+
+    def test_an_interruption_of_the_future_of_an_emission_is_not_lost(
+        self, bus: EventBus, loop: OddLoop, unraisable: list[str]
+    ) -> None:
+        class Interrupts(asyncio.Future):  # type: ignore[type-arg]
+            def done(self) -> bool:
+                raise KeyboardInterrupt("done")
+
+        async def handler(payload: object) -> None:
+            await asyncio.sleep(0)
+
+        async def main() -> None:
+            emission: Any = bus.emit_async("a")
+            loop.instead["create_future"] = lambda: Interrupts(loop=loop)
+            emission.send(None)
+            loop.instead.clear()
+            with pytest.raises(KeyboardInterrupt):
+                emission.send(None)
+            assert unraisable == []
+            await turns()
+            with pytest.raises(StopIteration) as stop:
+                emission.send(None)
+            assert stop.value.value == 1
+
+        bus.on("a", handler)
+        loop.run_until_complete(main())
+        assert unraisable == ["KeyboardInterrupt('done')"]
+
+    def test_a_factory_that_ends_a_coroutine_and_fails_is_unraisable(
+        self, bus: EventBus, unraisable: list[str]
+    ) -> None:
+        def factory(loop: Any, coroutine: Any, **options: object) -> Any:
+            coroutine.close()
+            raise OSError("no task")
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_task_factory(factory)
+            assert bus.emit("a") == 1
+            loop.set_task_factory(None)
+
+        bus.on("a", suspends)
+        asyncio.run(main())
+        assert unraisable == ["OSError('no task')"]
+        assert bus.pending() == []
+
+    def test_an_interruption_of_the_naming_of_a_task_comes_out(self, bus: EventBus) -> None:
+        class Nameless(Promise):
+            def set_name(self, name: object) -> None:
+                raise KeyboardInterrupt
+
+        def factory(loop: Any, coroutine: Any, **options: object) -> Any:
+            return Nameless(loop=loop)
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_task_factory(factory)
+            with pytest.raises(KeyboardInterrupt):
+                bus.emit("a")
+            loop.set_task_factory(None)
+            assert bus.pending() == []
+
+        bus.on("a", suspends)
+        asyncio.run(main())
+
     @pytest.mark.usefixtures("lazy_tasks")
     def test_a_loop_without_a_hash_is_an_error_of_the_emitter(
         self, bus: EventBus, loop: OddLoop
@@ -283,6 +362,29 @@ class TestPermitsAndPending:
         loop.close()
         gc.collect()
 
+    def test_a_handler_that_is_closed_while_it_waits_for_a_permit_takes_none(
+        self, loop: OddLoop
+    ) -> None:
+        bus = EventBus(max_concurrency=1)
+        bus.on("a", suspends)
+
+        async def begins() -> None:
+            bus.emit("a")
+            await turns()
+
+        def closes() -> bool:
+            bus._pending()[-1].close()
+            return False
+
+        loop.run_until_complete(begins())
+        loop.instead["is_closed"] = closes
+
+        async def another() -> None:
+            bus.emit("a")
+            assert len(bus.pending()) == 1
+
+        asyncio.run(another())
+
     def test_an_interruption_of_a_loop_that_is_given_a_permit_is_not_lost(
         self, loop: OddLoop, unraisable: list[str]
     ) -> None:
@@ -319,35 +421,6 @@ class TestPermitsAndPending:
         assert unraisable == ["KeyboardInterrupt('a')"]
         assert bus.pending() == []
         other.close()
-
-    def test_a_condition_that_fails_is_no_match_for_what_is_dropped(self, records: Records) -> None:
-        bus = EventBus(max_pending=1)
-        asked: list[object] = []
-
-        def condition(payload: object) -> bool:
-            asked.append(payload)
-            if payload == "interrupt":
-                raise KeyboardInterrupt
-            if payload == "fail":
-                raise ValueError("no answer")
-            return True
-
-        bus.subscribe("a", suspends, where=condition)
-
-        async def main() -> None:
-            bus.emit("a", 1)
-            bus.emit("a", "fail")
-            assert bus.stats()["dropped"] == 0
-            with pytest.raises(KeyboardInterrupt):
-                bus.emit("a", "interrupt")
-            assert bus.emit("a", 2) == 0
-            assert bus.stats()["dropped"] == 1
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-            await soon(bus.drain())
-
-        asyncio.run(main())
-        assert asked == [1, "fail", "interrupt", 2]
 
 
 class TestTimeouts:
@@ -403,28 +476,6 @@ class TestTimeouts:
 
 
 class TestEnds:
-    def test_an_interruption_of_a_handler_whose_loop_is_gone_is_unraisable(
-        self, bus: EventBus, unraisable: list[str]
-    ) -> None:
-        emissions: list[Any] = []
-
-        @bus.on("a")
-        async def handler(payload: object) -> None:
-            try:
-                await asyncio.sleep(3600)
-            except GeneratorExit:
-                raise KeyboardInterrupt("closing") from None
-
-        async def main() -> None:
-            emissions.append(bus.emit_async("a"))
-            emissions[0].send(None)
-
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(main())
-        loop.close()
-        emissions[0].close()
-        assert unraisable == ["KeyboardInterrupt('closing')"]
-
     def test_what_a_handler_returned_is_closed_with_the_bus(self) -> None:
         closed: list[str] = []
 
