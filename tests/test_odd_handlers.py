@@ -155,6 +155,14 @@ class TestInterruptions:
         asyncio.run(main())
         assert unraisable == ["KeyboardInterrupt('warning')"]
 
+        def exits_at_once(payload: object) -> None:
+            raise SystemExit("sync handler")
+
+        slow.on("b", exits_at_once)
+        with pytest.raises(SystemExit, match="sync handler"):
+            slow.emit("b")
+        assert unraisable == ["KeyboardInterrupt('warning')"] * 2
+
     def test_the_callback_of_a_timeout_that_a_handler_has_swallowed(self) -> None:
         def interrupts(*args: object) -> None:
             raise KeyboardInterrupt("on_error")
@@ -218,6 +226,32 @@ class TestInterruptions:
         loop.run_until_complete(main())
         loop.close()
         emissions[0].close()
+        assert unraisable == ["KeyboardInterrupt('closing')"]
+
+    def test_an_interruption_of_a_handler_that_holds_a_permit_of_a_closed_loop(
+        self, unraisable: list[str]
+    ) -> None:
+        bus = EventBus(max_concurrency=1)
+        got: list[object] = []
+
+        @bus.on("a")
+        async def handler(payload: object) -> None:
+            got.append(payload)
+            if payload == 1:
+                try:
+                    await asyncio.sleep(3600)
+                except GeneratorExit:
+                    raise KeyboardInterrupt("closing") from None
+
+        async def main(payload: int) -> None:
+            bus.emit("a", payload)
+            await turns()
+
+        for payload in (1, 2):
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(main(payload))
+            loop.close()
+        assert got == [1, 2]
         assert unraisable == ["KeyboardInterrupt('closing')"]
 
     def test_a_condition_that_fails_is_no_match_for_what_is_dropped(self, records: Records) -> None:
