@@ -8,11 +8,12 @@ The exit status is 1 when less than 95 % of the lines have run, when a line has 
 checks/uncovered.txt does not explain, and when that file names what is not there any more. Lines
 that `#if` leaves out with the Python at hand do not count.
 
-checks/uncovered.txt has, under a heading with the reason, the lines that no test has to run (chance
-may have it that one runs all the same, and that is no fault), by file, function and text, each below the line that opens its block: so an explanation stays true when
-lines move, and ends when the line or its condition changes. `python -m checks.coverage --missing`
-prints in that form what is not explained. One reason is found without being written down, because
-it can be: the branch after an allocation that failed. It is recognised by its form alone:
+checks/uncovered.txt has, under a heading with the reason, the lines that no test has to run, by
+file, function and text, each below the line that opens its block: so an explanation stays true when
+lines move, and ends when the line or its condition changes. Chance may have it that such a line
+runs all the same. `python -m checks.coverage --missing` prints in that form what is not explained.
+One reason is found without being written down, because it can be: the branch after an allocation
+that failed. It is recognised by its form alone:
 
     name = one_of_the_functions(...);        which fail for want of memory only
     if (name == NULL) {                      or: if (one_of_the_functions(...) < 0) {
