@@ -1,5 +1,8 @@
 """Fuzz the bus: bytes become programs, which must do the same on the bus and on its model.
 
+With `--target hostile` they become sequences of operations that no model can follow, which have to
+keep what tests/hostile_of_bytes.py says; with `--target both` half of the time goes into each.
+
     python tests/fuzz.py --seconds 600        look for new inputs that go wrong
     python tests/fuzz.py FILE...              run inputs again
     python tests/fuzz.py --show FILE...       print the programs that they are
@@ -261,7 +264,12 @@ def main() -> int:
     )
     add = parser.add_argument
     add("files", nargs="*", type=Path, metavar="FILE", help="inputs to run again")
-    add("--target", default="model", choices=["model"], help="what runs the inputs")
+    add(
+        "--target",
+        default="model",
+        choices=["model", "hostile", "both"],
+        help="what runs the inputs",
+    )
     add("--seconds", type=float, default=60.0, help="how long to look for new inputs")
     add("--runs", type=int, default=-1, help="how many inputs to try at most")
     add("--engine", choices=["atheris", "plain"], help="atheris, if it is installed")
@@ -269,12 +277,13 @@ def main() -> int:
     add("--corpus", type=Path, help="inputs to begin with")
     add("--found", type=Path, help="where to leave the inputs that have done something new")
     add("--faults", type=Path, default=Path(), help="where to leave an input that goes wrong")
-    add("--show", action="store_true", help="print the programs of the files")
+    add("--show", action="store_true", help="print the programs of the files, for the model")
     add("--reduce", type=Path, metavar="DIR", help="make the corpus of the best inputs in there")
     add("--count", type=int, default=40, help="of inputs in a corpus that is made")
     add("--notes", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.corpus = options.corpus or CORPUS / options.target
+    corpus = options.corpus
+    options.corpus = corpus or CORPUS / options.target
     if options.engine is None:
         atheris = importlib.util.find_spec("atheris")
         options.engine = "plain" if atheris is None else "atheris"
@@ -292,9 +301,15 @@ def main() -> int:
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1, 2**31)
     print(f"seed {options.seed}", flush=True)
+    status = 0
+    targets = ["model", "hostile"] if options.target == "both" else [options.target]
+    options.seconds /= len(targets)
     given = ["target", "seconds", "runs", "engine", "seed", "corpus"]
-    arguments = [f"--{name}={getattr(options, name)}" for name in given]
-    return supervise(options, [*arguments, *map(str, options.files)])
+    for options.target in targets:
+        options.corpus = corpus or CORPUS / options.target
+        arguments = [f"--{name}={getattr(options, name)}" for name in given]
+        status |= supervise(options, [*arguments, *map(str, options.files)])
+    return status
 
 
 if __name__ == "__main__":

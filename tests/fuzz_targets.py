@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import hostile_of_bytes
 from programs_of_bytes import program_of
 from worlds import ModelWorld, RealWorld, compare
 
@@ -36,6 +37,9 @@ def model(data: bytes) -> Run:
     real, modelled = CountingWorld(program.scripts), ModelWorld(program.scripts)
     compare(program, real, modelled)
     return real.operations, done(modelled)
+
+
+hostile = hostile_of_bytes.hostile
 
 
 def done(world: ModelWorld) -> set[Any]:

@@ -11,11 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import PACKAGES
 
 TESTS = Path(__file__).parent
 CORPUS = sorted((TESTS / "corpus" / "model").iterdir())
-PARTS = ["fuzz", "fuzz_targets", "programs_of_bytes", "worlds", "model", "model_keys", "stepping"]
+HOSTILE = sorted((TESTS / "corpus" / "hostile").iterdir())
+PARTS = ["fuzz", "fuzz_targets", "hostile_of_bytes", "programs_of_bytes"]
+PARTS += ["worlds", "model", "model_keys", "stepping"]
 
 
 def fuzz(script: Path, *arguments: object) -> tuple[int, str]:
@@ -45,6 +48,33 @@ def test_the_corpus_does_on_the_bus_what_it_does_on_the_model() -> None:
     assert status == 0, said
     assert len(CORPUS) >= 30
     assert f"model, plain: {len(CORPUS)} executions" in said
+
+
+def test_whatever_strangers_do_in_the_corpus_the_buses_stand_it() -> None:
+    status, said = fuzz(TESTS / "fuzz.py", "--target", "hostile", *HOSTILE)
+    assert status == 0, said
+    assert len(HOSTILE) >= 20
+    assert f"hostile, plain: {len(HOSTILE)} executions" in said
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("self.strong.append(handler)", "LOGGER.handler = handler", "left alive"),
+        ("raise RAISED[error]()", "raise SystemError", "nobody made"),
+        ("self.subs.append((weakref.ref(bus), sub))", "self.last = ''", "AssertionError"),
+    ],
+)
+def test_what_strangers_do_is_judged(tmp_path: Path, before: str, after: str, says: str) -> None:
+    directory = copied(tmp_path)
+    source = (directory / "hostile_of_bytes.py").read_text(encoding="utf-8")
+    assert source.count(before) == 1
+    changed = source.replace(before, after)
+    (directory / "hostile_of_bytes.py").write_text(changed, encoding="utf-8")
+    given = ["--target", "hostile", "--seconds", 60, "--faults", tmp_path / "faults"]
+    status, said = fuzz(directory / "fuzz.py", *given)
+    assert status == 1, said
+    assert says in said
 
 
 def test_a_hundred_new_inputs_find_nothing(tmp_path: Path) -> None:
