@@ -184,7 +184,8 @@ async def test_an_interruption_while_a_method_of_an_awaitable_is_looked_up_is_no
             await turns(2)
             emission.send(None)
         else:
-            task.get_coro().close()
+            coroutine: Any = task.get_coro()
+            coroutine.close()
 
     with pytest.raises(Interruption) as caught:
         await end()
