@@ -216,7 +216,8 @@ class Play:
         """Make an emission, to be driven by hand, and mostly take its first step."""
         bus = self.bus()
         if bus is not None:
-            made = [bus.emit_async, bus.collect_async, bus.publish_async][self.reader.below(3)]
+            ways: list[Any] = [bus.emit_async, bus.collect_async, bus.publish_async]
+            made = self.reader.pick(ways)
             payload = self.payload()
             self.emissions.append(
                 made(payload) if made == bus.publish_async else made(self.name(), payload)
