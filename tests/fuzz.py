@@ -121,10 +121,10 @@ def fuzz_plainly(run: Callable[[bytes], set[Any]], options: Any) -> None:
     """Mutate inputs, and keep those that do what none has done before."""
     rng = random.Random(options.seed)
     pool, seen = [b""], set[Any]()
-    end, runs = time.monotonic() + options.seconds, 0
     for file in sorted(options.corpus.glob("*")):
         pool.append(file.read_bytes())
         seen |= run(pool[-1])
+    end, runs = time.monotonic() + options.seconds, 0
     while time.monotonic() < end and runs != options.runs:
         runs += 1
         data = mutated(rng.choice(pool), pool, rng)
