@@ -40,9 +40,10 @@ def test_memory_does_not_grow_with_interpreters_that_come_and_go(kind: str, way:
     assert int(found[1]) < LIMIT, said
 
 
-@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="does not end in time on 3.12.1")
 @pytest.mark.parametrize("kind", ["legacy", "own"])
 def test_no_interpreter_sees_an_object_of_another(kind: str) -> None:
+    if kind == "own" and sys.version_info[:2] == (3, 12):
+        pytest.skip("3.12.1 frees what is not its own when two that have asyncio are alive")
     outcome("apart", kind)
 
 
