@@ -65,13 +65,22 @@ CHECKS = [
         {"programs": 20_000},
     ),
     Check(
-        "fuzz", "python tests/fuzz.py --seconds {seconds}", r".*\d operations.*", {"seconds": 600}
+        "fuzz",
+        "python tests/fuzz.py --target both --seconds {seconds}",
+        r".*\d operations.*",
+        {"seconds": 1200},  # half for each
     ),
     Check(
         "races",
         "python tests/isolated/races.py --seconds {seconds} --threads 4",
         r".*\d operations.*",
         {"seconds": 60},
+    ),
+    Check(
+        "interpreters",
+        f"AEB_INTERPRETERS={{interpreters}} {PYTEST} tests/test_subinterpreters.py",
+        OF_A_TEST,
+        {"interpreters": 1000},
     ),
     Check("leaks", "python -m checks.leaks --rounds {rounds}", r"\d+ leaks, .+", {"rounds": 50}),
     Check(
