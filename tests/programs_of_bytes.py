@@ -7,7 +7,7 @@ change of the program. Where the bytes end the first choice is taken, which is a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Callable, TypeVar
 
 from worlds import BAD_KEYS, BAD_NAMES, KEYS, LONG, NAMES, OBJECTS, PAYLOADS, Program, Script
 
@@ -74,7 +74,8 @@ def condition(reader: Reader) -> Any:
     kind = reader.below(8)
     if kind < 4:
         return [None, None, {"n": 1}, {"n": 0, "m": 1}][kind]
-    operation = [lambda reader: None, removal, emission, emission][kind - 4](reader)
+    operations: list[Callable[[Reader], Any]] = [lambda reader: None, removal, emission, emission]
+    operation = operations[kind - 4](reader)
     return (operation, reader.pick([True, False, "raise"]))
 
 
@@ -93,7 +94,7 @@ def subscribing(reader: Reader) -> Any:
 
 def script(reader: Reader) -> Script:
     flags = reader.below(256)
-    inside = [emission, removal, subscribing]
+    inside: list[Callable[[Reader], Any]] = [emission, removal, subscribing]
     return Script(
         kind=("sync", "async", "late")[flags & 3] if flags & 3 < 3 else "async",
         is_method=flags & 4 != 0,

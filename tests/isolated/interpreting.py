@@ -31,9 +31,8 @@ def create(kind: str) -> Any:
         sys.exit(0)
     if interpreters.__name__ == "_interpreters":
         return interpreters.create({"own": "isolated", "legacy": "legacy"}[kind])
-    if sys.version_info < (3, 10):
-        return interpreters.create(isolated=False)
-    return interpreters.create(isolated=kind == "own")
+    # Before 3.12 "isolated" forbids threads, and no more.
+    return interpreters.create(isolated=kind == "own" and sys.version_info >= (3, 12))
 
 
 def run(interpreter: Any, script: str) -> None:
