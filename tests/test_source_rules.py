@@ -396,7 +396,7 @@ BEHIND_PUBLIC_NAMES = re.compile(
     r"_PyArg_\w+_SizeT|_Py_BuildValue_SizeT|_PyObject_Call\w+_SizeT"  # with PY_SSIZE_T_CLEAN
     r"|_Py_(?:Dealloc|NoneStruct|TrueStruct|FalseStruct|NotImplementedStruct|EllipsisObject)"
     r"|_Py_(?:DecRef|IncRef|RefTotal|DecRefShared\w*|MergeZeroLocalRefcount|NegativeRefcount)"
-    r"|_Py_(?:INCREF|DECREF)_\w+|_PyTrash_\w+|_PyUnicode_Ready|_PyWeakref_\w+Type"
+    r"|_Py_(?:INCREF|DECREF)_\w+|_PyTrash_\w+|_PyThreadState_UncheckedGet|_PyUnicode_Ready|_PyWeakref_\w+Type"
     r"|_PyObject_NextNotImplemented|_PyObject_MakeTpCall|_Py_CheckFunctionResult|_PyObject_GC_\w+|_PyErr_\w+Unraisable\w*"
 )
 
