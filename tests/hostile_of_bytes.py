@@ -254,7 +254,12 @@ class Play:
             elif way == 1 and delivery.task is not None:
                 delivery.task.cancel()
             else:
-                self.step(delivery)
+                task = delivery.task
+                try:
+                    self.step(delivery)
+                finally:
+                    if task is not None:  # which may wait for what its coroutine has given up
+                        task.cancel()
 
     def cancel(self) -> None:
         if self.subs:
