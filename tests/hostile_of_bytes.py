@@ -231,6 +231,17 @@ class Play:
             self.step(self.emissions[self.reader.below(len(self.emissions))])
 
     def step(self, coroutine: Any) -> None:
+        """Do something with a coroutine, and end its tasks, which wait for what it may have given up."""
+        tasks: set[Any] = set()
+        if asyncio._get_running_loop() is not None:
+            tasks = {task for task in asyncio.all_tasks() if task.get_coro() is coroutine}
+        try:
+            self.one_step(coroutine)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def one_step(self, coroutine: Any) -> None:
         way = self.reader.below(7)
         if way < 2:
             coroutine.send([None, 1][way])
