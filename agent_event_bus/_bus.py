@@ -6,6 +6,7 @@ only emit synchronously.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, overload
 
 from agent_event_bus._listener import Listener
@@ -388,7 +389,8 @@ class EventBus(CoreBus):
         """End the deliveries whose loop was closed: nothing will ever run them again."""
         for delivery in self._pending():
             if delivery.loop.is_closed():
-                delivery.close()
+                with suppress(ValueError):  # another thread is closing it at this moment
+                    delivery.close()
 
 
 def _named(delivery: HandlerTask) -> str:

@@ -231,7 +231,7 @@ class Play:
             self.step(self.emissions[self.reader.below(len(self.emissions))])
 
     def step(self, coroutine: Any) -> None:
-        """Do something with a coroutine, and end its tasks, which wait for what it may have given up."""
+        """Do something with a coroutine; end its tasks, which wait for what it may have given up."""
         tasks: set[Any] = set()
         if asyncio._get_running_loop() is not None:
             tasks = {task for task in asyncio.all_tasks() if task.get_coro() is coroutine}
@@ -268,9 +268,11 @@ class Play:
                 task = delivery.task
                 try:
                     self.step(delivery)
-                finally:
-                    if task is not None:  # which may wait for what its coroutine has given up
+                finally:  # nobody else drives it to its end any more
+                    if task is not None:
                         task.cancel()
+                    if not delivery.cr_running:
+                        delivery.close()
 
     def cancel(self) -> None:
         if self.subs:

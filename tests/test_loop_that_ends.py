@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -141,3 +142,37 @@ class TestLoopThatEnds:
         gc.collect()
         assert complaints == []
         assert records == []
+
+
+def test_what_a_closed_loop_has_left_may_be_ended_by_two_threads_at_once(
+    bus: EventBus, records: Records
+) -> None:
+    """Closing the bus in one thread finds what another one is about to end."""
+    ended: list[str] = []
+
+    @bus.on("a")
+    async def handler(payload: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            other = threading.Thread(target=bus._close_stranded)
+            other.start()
+            other.join()
+            ended.append("here")
+
+    async def leave() -> None:
+        assert bus.emit("a") == 1
+        await turns()
+
+    caught: list[object] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    hook, threading.excepthook = threading.excepthook, caught.append
+    try:
+        asyncio.run(bus.aclose())
+    finally:
+        threading.excepthook = hook
+    assert caught == []
+    assert ended == ["here"]
+    assert bus.pending() == []

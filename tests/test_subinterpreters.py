@@ -15,8 +15,8 @@ from helpers import run_isolated
 
 COUNT = int(os.environ.get("AEB_INTERPRETERS", "4"))
 # What one more may leave than one that does the same without the package, in bytes. Strings that
-# CPython 3.12 and 3.13 intern, the names and paths of the package's modules, are never freed by them:
-# some 17,000 bytes. One reference to the core that is not given back is more than 40,000.
+# CPython 3.12 and 3.13 intern, the names and paths of the package's modules, are never freed by
+# them: some 17,000 bytes. One reference to the core that is not given back is more than 40,000.
 LIMIT = (32 if (3, 12) <= sys.version_info < (3, 14) else 16) * 1024
 
 
