@@ -231,7 +231,7 @@ class Play:
             self.step(self.emissions[self.reader.below(len(self.emissions))])
 
     def step(self, coroutine: Any) -> None:
-        """Do something with a coroutine; end its tasks, which wait for what it may have given up."""
+        """Do something with a coroutine; end its tasks, which wait for what it has given up."""
         tasks: set[Any] = set()
         if asyncio._get_running_loop() is not None:
             tasks = {task for task in asyncio.all_tasks() if task.get_coro() is coroutine}
