@@ -217,7 +217,7 @@ def test_only_the_job_that_publishes_gets_a_token_and_only_for_a_tag() -> None:
     assert list(jobs) == ["sdist", "wheels", "complete", "publish"]
     assert [name for name, job in jobs.items() if "id-token" in job] == ["publish"]
     assert "      id-token: write" in jobs["publish"]
-    assert "      name: pypi\n" in jobs["publish"]
+    assert "    environment: pypi\n" in jobs["publish"]
     assert "if: github.event_name == 'push' && github.ref_type == 'tag'" in jobs["publish"]
     assert "needs: complete\n" in jobs["publish"]
     assert "needs: [sdist, wheels]\n" in jobs["complete"]
