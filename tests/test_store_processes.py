@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import weakref
@@ -147,6 +148,10 @@ def test_a_child_of_multiprocessing_stores_what_it_appended(path: Path) -> None:
 
 
 @forks
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="without a GIL a process that forks while its threads write may wait for ever",
+)
 @pytest.mark.parametrize("way", ["quiet", "busy"])
 def test_parent_and_child_both_go_on_after_a_fork(path: Path, way: str) -> None:
     assert run_isolated("store_after_fork.py", str(path), way) == "ok\n"
