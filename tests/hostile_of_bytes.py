@@ -249,7 +249,8 @@ class Play:
             coroutine.throw(self.reader.pick(RAISED)())
         elif way == 4:
             coroutine.close()
-        elif way == 5 and asyncio._get_running_loop() is not None:
+        elif way == 5 and asyncio._get_running_loop() is not None and coroutine in self.emissions:
+            # Not a delivery, which others may end while a task of it waits for something.
             asyncio.ensure_future(coroutine)  # noqa: RUF006 - all tasks are looked for at the end
         elif coroutine in self.emissions:
             self.emissions.remove(coroutine)
