@@ -218,8 +218,8 @@ def closing(options: argparse.Namespace) -> Race:
             asyncio.run(main())
 
         def sweeping() -> None:
-            # A loop that ends before it has started what has a permit keeps that, and on a closed bus
-            # no emission comes any more that would look for it.
+            # A loop that ends before it has started what has a permit keeps that, and on a closed
+            # bus no emission comes any more that would look for it.
             while not race.stop.wait(0.05):
                 if bus.closed:
                     bus._close_stranded()
